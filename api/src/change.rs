@@ -1,0 +1,201 @@
+//! The bodies of the calls that change something.
+
+use serde::{Deserialize, Serialize};
+
+use crate::address::Address;
+use crate::duration::NginxTime;
+use crate::name::ReleaseName;
+use crate::state::Server;
+
+/// The body of `POST …/switch`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SwitchRequest {
+    /// The release to make active.
+    pub release: ReleaseName,
+}
+
+/// The answer to `POST …/switch`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SwitchReply {
+    /// The release that is active now.
+    pub release: ReleaseName,
+    /// The one that was active before; the same one when there was nothing to do.
+    pub from: Option<ReleaseName>,
+    /// The generation after the switch.
+    pub generation: u32,
+}
+
+/// The body of `PUT …/releases/{release}`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReleaseSpec {
+    /// One server or more.
+    pub servers: Vec<ServerSpec>,
+}
+
+/// A server in a request; what is left out is as with NGINX's `server`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ServerSpec {
+    /// An IP literal with a port, or `unix:` and a path.
+    pub address: Address,
+    /// 1 to 10,000.
+    #[serde(default = "one")]
+    pub weight: u32,
+    /// 0 never counts the server out.
+    #[serde(default = "one")]
+    pub max_fails: u32,
+    /// Default `10s`.
+    #[serde(default = "ten_seconds")]
+    pub fail_timeout: NginxTime,
+    /// 0 is no limit.
+    #[serde(default)]
+    pub max_conns: u32,
+    /// Used only when the others are unavailable.
+    #[serde(default)]
+    pub backup: bool,
+    /// Not used.
+    #[serde(default)]
+    pub down: bool,
+}
+
+fn one() -> u32 {
+    1
+}
+
+fn ten_seconds() -> NginxTime {
+    NginxTime::from_secs(10)
+}
+
+/// Why a release cannot be as a request describes it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SpecError {
+    /// No server, or only backup servers: NGINX would have nothing to balance over.
+    #[error("a release needs at least one server that is not a backup")]
+    NoServer,
+    /// More servers than one release may have.
+    #[error("a release has {0} servers, at most {max} are allowed", max = ReleaseSpec::MAX_SERVERS)]
+    ManyServers(usize),
+    /// A weight of 0 or beyond the limit.
+    #[error("server {address}: weight is {weight}, it can be 1 to {max}", max = ServerSpec::MAX_WEIGHT)]
+    Weight {
+        /// The server's address.
+        address: Address,
+        /// What was asked for.
+        weight: u32,
+    },
+    /// The same address twice.
+    #[error("server {0} is there twice, give it a weight instead")]
+    Duplicate(Address),
+}
+
+impl ReleaseSpec {
+    /// Most servers of one release.
+    pub const MAX_SERVERS: usize = 256;
+
+    /// A release of one server with the default parameters.
+    #[must_use]
+    pub fn single(address: Address) -> Self {
+        Self { servers: vec![ServerSpec::new(address)] }
+    }
+
+    /// Checks what the types alone cannot say.
+    ///
+    /// # Errors
+    ///
+    /// Says which server is wrong and why.
+    pub fn check(&self) -> Result<(), SpecError> {
+        if self.servers.len() > Self::MAX_SERVERS {
+            return Err(SpecError::ManyServers(self.servers.len()));
+        }
+        if self.servers.iter().all(|s| s.backup) {
+            return Err(SpecError::NoServer);
+        }
+        let mut seen = std::collections::BTreeSet::new();
+        for server in &self.servers {
+            if server.weight == 0 || server.weight > ServerSpec::MAX_WEIGHT {
+                return Err(SpecError::Weight {
+                    address: server.address.clone(),
+                    weight: server.weight,
+                });
+            }
+            if !seen.insert(&server.address) {
+                return Err(SpecError::Duplicate(server.address.clone()));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl ServerSpec {
+    /// The largest weight: `hash … consistent` makes 160 points for each unit of it.
+    pub const MAX_WEIGHT: u32 = 10_000;
+
+    /// A server with NGINX's default parameters.
+    #[must_use]
+    pub fn new(address: Address) -> Self {
+        Self {
+            address,
+            weight: one(),
+            max_fails: one(),
+            fail_timeout: ten_seconds(),
+            max_conns: 0,
+            backup: false,
+            down: false,
+        }
+    }
+}
+
+impl From<ServerSpec> for Server {
+    fn from(spec: ServerSpec) -> Self {
+        Self {
+            address: spec.address.to_string(),
+            weight: spec.weight,
+            max_fails: spec.max_fails,
+            fail_timeout: spec.fail_timeout,
+            max_conns: spec.max_conns,
+            backup: spec.backup,
+            down: spec.down,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(json: &str) -> Result<ReleaseSpec, String> {
+        let spec: ReleaseSpec = serde_json::from_str(json).map_err(|e| e.to_string())?;
+        spec.check().map_err(|e| e.to_string())?;
+        Ok(spec)
+    }
+
+    #[test]
+    fn what_is_left_out_is_as_with_nginx() {
+        let spec = parse(r#"{"servers":[{"address":"127.0.0.1:3000"}]}"#).unwrap();
+        let server = Server::from(spec.servers[0].clone());
+        assert_eq!((server.weight, server.max_fails, server.max_conns), (1, 1, 0));
+        assert_eq!(server.fail_timeout.as_secs(), 10);
+        assert!(!server.backup && !server.down);
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        let cases = [
+            ("{", "EOF"),
+            (r#"{"servers":[]}"#, "at least one server"),
+            (r#"{"servers":[{"address":"127.0.0.1:1","backup":true}]}"#, "not a backup"),
+            (r#"{"servers":[{"address":"127.0.0.1:1","weight":0}]}"#, "weight is 0"),
+            (r#"{"servers":[{"address":"127.0.0.1:1","weight":10001}]}"#, "weight is 10001"),
+            (r#"{"servers":[{"address":"127.0.0.1:1","wieght":1}]}"#, "unknown field `wieght`"),
+            (r#"{"servers":[{"address":"app:1"}]}"#, "resolve it first"),
+            (r#"{"servers":[{"address":"127.0.0.1:1"},{"address":"127.0.0.1:1"}]}"#, "twice"),
+            (r#"{"servers":[{"address":"127.0.0.1:1"}],"x":1}"#, "unknown field `x`"),
+        ];
+        for (json, said) in cases {
+            let error = parse(json).unwrap_err();
+            assert!(error.contains(said), "{json}: {error}");
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! The state that the API shows.
+
+use serde::{Deserialize, Serialize};
+
+use crate::duration::NginxTime;
+use crate::name::ReleaseName;
+
+/// The answer to `GET /v1/`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Index {
+    /// Version of the module.
+    pub module: String,
+    /// Version of NGINX.
+    pub nginx: String,
+    /// Worker processes that serve traffic now, those of an older configuration included.
+    pub workers: usize,
+    /// The zone's use.
+    pub zone: ZoneUse,
+    /// Whether the caller may change something here.
+    pub writable: bool,
+}
+
+/// How full the shared memory is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ZoneUse {
+    /// The zone's name in the configuration.
+    pub name: String,
+    /// Its size, in bytes.
+    pub size: u64,
+    /// Upstreams in it, and how many fit.
+    pub upstreams: Share,
+    /// Releases in it, and how many fit.
+    pub releases: Share,
+    /// Bytes that the tables of releases take, and how many there are for them.
+    pub tables: Share,
+}
+
+/// So many used of so many.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Share {
+    /// In use.
+    pub used: u64,
+    /// There are at all.
+    pub capacity: u64,
+}
+
+/// The answer to `GET /v1/upstreams`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Upstreams {
+    /// Every switchable upstream of the configuration, in its order.
+    pub upstreams: Vec<Upstream>,
+}
+
+/// One switchable upstream.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Upstream {
+    /// Its name in the configuration.
+    pub name: String,
+    /// Raised by one with every change; also the `ETag`.
+    pub generation: u32,
+    /// The release that new requests go to; none if there is nothing to send them to.
+    pub active: Option<ReleaseName>,
+    /// The release that was active before the last switch.
+    pub previous: Option<ReleaseName>,
+    /// All releases, in the order in which they were made.
+    pub releases: Vec<Release>,
+}
+
+impl Upstream {
+    /// The release with this name.
+    #[must_use]
+    pub fn release(&self, name: &str) -> Option<&Release> {
+        self.releases.iter().find(|r| r.name.as_str() == name)
+    }
+}
+
+/// One release of an upstream.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Release {
+    /// Its name.
+    pub name: ReleaseName,
+    /// Who made it.
+    pub source: Source,
+    /// What it is doing.
+    pub state: ReleaseState,
+    /// The servers that run it.
+    pub servers: Vec<Server>,
+    /// Requests that were given to it and have not ended.
+    pub in_flight: InFlight,
+    /// Requests that were given to it since it was made.
+    pub requests: u64,
+}
+
+/// Who made a release.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Source {
+    /// `server` or `shunt_release` in NGINX's configuration.
+    Config,
+    /// `PUT …/releases/…`; outlives reload and restart.
+    Api,
+}
+
+/// What a release is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ReleaseState {
+    /// New requests go to it.
+    Active,
+    /// It gets no new requests and has some in flight.
+    Draining,
+    /// It gets no new requests and has none in flight: it can be stopped.
+    Idle,
+}
+
+/// What is in flight.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InFlight {
+    /// Requests.
+    pub requests: u64,
+    /// Upgraded connections: WebSocket and other `101 Switching Protocols`.
+    pub upgraded: u64,
+}
+
+impl InFlight {
+    /// Both kinds together.
+    #[must_use]
+    pub const fn total(self) -> u64 {
+        self.requests + self.upgraded
+    }
+}
+
+/// One server of a release, with the parameters of NGINX's `server` directive.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Server {
+    /// As it was written: an IP literal, a `unix:` path, or (only in NGINX's configuration) a name.
+    pub address: String,
+    /// Its part of the requests relative to the other servers.
+    pub weight: u32,
+    /// Failures within `fail_timeout` that make it unavailable; 0 never does.
+    pub max_fails: u32,
+    /// The time in which failures are counted, and for which the server is then left alone.
+    pub fail_timeout: NginxTime,
+    /// Most connections at the same time, for each worker; 0 is no limit.
+    pub max_conns: u32,
+    /// Used only when the others are unavailable.
+    pub backup: bool,
+    /// Not used.
+    pub down: bool,
+}
