@@ -1,0 +1,310 @@
+//! In-flight counts: one cell for each worker and release.
+//!
+//! Why a request cannot slip by a drain. A request stores its count (`C`), passes a fence (`F1`) and
+//! loads the route word (`L`). Whoever asks whether a release is drained loads the route word (`R`),
+//! passes a fence (`F2`) and loads the counts (`D`). Both fences are sequentially consistent, so one
+//! of them comes first:
+//!
+//! - `F1` first: `D` sees `C`. The release is not called drained.
+//! - `F2` first: what `R` saw, `L` sees too. If `R` saw another release active, so does `L`; the
+//!   request takes its count back and chooses again.
+//!
+//! The tests below let `loom` try all interleavings of exactly these functions.
+
+use shunt_api::InFlight;
+
+use crate::route::Route;
+use crate::sync::{AtomicU64, Ordering, fence};
+use crate::worker::Identity;
+
+/// What is counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A request.
+    Request,
+    /// An upgraded connection.
+    Upgraded,
+}
+
+impl Kind {
+    /// One of this kind, as it stands in a cell: requests in the lower half, upgraded above.
+    const fn one(self) -> u64 {
+        match self {
+            Self::Request => 1,
+            Self::Upgraded => 1 << 32,
+        }
+    }
+}
+
+/// A cell of a worker, and how the worker may write to it.
+#[derive(Clone, Copy)]
+pub struct Cell<'z> {
+    in_flight: &'z AtomicU64,
+    requests: &'z AtomicU64,
+    shared: bool,
+}
+
+impl<'z> Cell<'z> {
+    /// The cell in these two words; `shared` when other workers write to it too.
+    pub(crate) fn new(in_flight: &'z AtomicU64, requests: &'z AtomicU64, shared: bool) -> Self {
+        Self { in_flight, requests, shared }
+    }
+
+    /// Counts a request and tells whether `seen` is still the upstream's route. If it is not, the
+    /// count is taken back: choose again.
+    #[must_use]
+    pub fn enter(&self, word: &AtomicU64, seen: Route) -> bool {
+        self.change(self.in_flight, |n| n.wrapping_add(Kind::Request.one()));
+        fence(Ordering::SeqCst);
+        if Route::load(word) == seen {
+            self.change(self.requests, |n| n.wrapping_add(1));
+            true
+        } else {
+            self.leave(Kind::Request);
+            false
+        }
+    }
+
+    /// The request has become an upgraded connection.
+    pub fn upgrade(&self) {
+        let change = Kind::Upgraded.one().wrapping_sub(Kind::Request.one());
+        self.change(self.in_flight, |n| n.wrapping_add(change));
+    }
+
+    /// What was counted has ended.
+    pub fn leave(&self, kind: Kind) {
+        self.change(self.in_flight, |n| n.wrapping_sub(kind.one()));
+    }
+
+    /// A cell with one writer needs no locked instruction.
+    fn change(&self, word: &AtomicU64, f: impl Fn(u64) -> u64) {
+        if self.shared {
+            // All changes here are additions, which commute.
+            word.fetch_add(f(0), Ordering::Release);
+        } else {
+            word.store(f(word.load(Ordering::Relaxed)), Ordering::Release);
+        }
+    }
+}
+
+/// Reads what is in flight, for all rows, as of a moment after `word` was loaded.
+///
+/// `rows` gives for each row who counts in it (`None` for the shared row) and its count. A row whose
+/// worker is dead counts for nothing; `alive` is only asked about rows that have a count.
+pub fn in_flight<'z>(
+    rows: impl Iterator<Item = (Option<&'z AtomicU64>, &'z AtomicU64)>,
+    alive: impl Fn(Identity) -> bool,
+) -> InFlight {
+    fence(Ordering::SeqCst);
+    let mut sum = InFlight::default();
+    for (worker, count) in rows {
+        let count = count.load(Ordering::Acquire);
+        if count == 0 {
+            continue;
+        }
+        if let Some(worker) = worker {
+            match Identity::from_word(worker.load(Ordering::Acquire)) {
+                Some(identity) if alive(identity) => {}
+                _ => continue,
+            }
+        }
+        sum.requests += count & 0xffff_ffff;
+        sum.upgraded += count >> 32;
+    }
+    sum
+}
+
+/// Takes a row for a worker: a free one, or that of a dead worker. `None` when all are taken.
+///
+/// Not by the worker's number: after a reload, old and new workers overlap.
+pub fn claim<'z>(
+    rows: impl Iterator<Item = &'z AtomicU64>,
+    me: Identity,
+    alive: impl Fn(Identity) -> bool,
+) -> Option<usize> {
+    for (row, worker) in rows.enumerate() {
+        let seen = worker.load(Ordering::Acquire);
+        if Identity::from_word(seen).is_some_and(&alive) {
+            continue;
+        }
+        if worker.compare_exchange(seen, me.word(), Ordering::AcqRel, Ordering::Relaxed).is_ok() {
+            return Some(row);
+        }
+    }
+    None
+}
+
+#[cfg(all(test, loom))]
+mod models {
+    use super::*;
+    use loom::sync::Arc;
+    use loom::thread;
+
+    struct Shared {
+        route: AtomicU64,
+        worker: AtomicU64,
+        old: [AtomicU64; 2],
+        new: [AtomicU64; 2],
+        replied: AtomicU64,
+    }
+
+    fn shared() -> Arc<Shared> {
+        let shared = Shared {
+            route: AtomicU64::new(0),
+            worker: AtomicU64::new(Identity::new(1, 1).word()),
+            old: [AtomicU64::new(0), AtomicU64::new(0)],
+            new: [AtomicU64::new(0), AtomicU64::new(0)],
+            replied: AtomicU64::new(0),
+        };
+        Route::new(1, Some(0)).publish(&shared.route);
+        Arc::new(shared)
+    }
+
+    /// A request: chooses, counts, looks again; returns the release that it went to.
+    fn admit(s: &Shared) -> u8 {
+        loop {
+            let seen = Route::load(&s.route);
+            let index = seen.active().unwrap();
+            let words = if index == 0 { &s.old } else { &s.new };
+            if Cell::new(&words[0], &words[1], false).enter(&s.route, seen) {
+                return index;
+            }
+        }
+    }
+
+    fn old_in_flight(s: &Shared) -> u64 {
+        let rows = std::iter::once((Some(&s.worker), &s.old[0]));
+        in_flight(rows, |_| true).total()
+    }
+
+    #[test]
+    fn p1_a_request_after_the_reply_never_goes_to_the_old_release() {
+        loom::model(|| {
+            let s = shared();
+            let worker = {
+                let s = s.clone();
+                thread::spawn(move || {
+                    // The reply reaches the client, and the client's next request a worker, over
+                    // sockets: an acquire and a release in terms of memory.
+                    let after = s.replied.load(Ordering::Acquire) == 1;
+                    let went_to = admit(&s);
+                    assert!(!(after && went_to == 0), "an old release served a new request");
+                })
+            };
+            Route::new(2, Some(1)).publish(&s.route);
+            s.replied.store(1, Ordering::Release);
+            worker.join().unwrap();
+        });
+    }
+
+    #[test]
+    fn p2_a_drained_release_has_no_request_and_gets_none() {
+        loom::model(|| {
+            let s = shared();
+            let worker = {
+                let s = s.clone();
+                thread::spawn(move || (admit(&s), s))
+            };
+            Route::new(2, Some(1)).publish(&s.route);
+            let drained = old_in_flight(&s) == 0;
+            let (went_to, s) = worker.join().unwrap();
+            if went_to == 0 {
+                assert!(!drained, "called drained with a request in flight");
+                Cell::new(&s.old[0], &s.old[1], false).leave(Kind::Request);
+            }
+            assert_eq!(old_in_flight(&s), 0);
+        });
+    }
+
+    #[test]
+    fn p2_also_for_whoever_did_not_make_the_switch() {
+        loom::model(|| {
+            let s = shared();
+            let worker = {
+                let s = s.clone();
+                thread::spawn(move || admit(&s))
+            };
+            let asker = {
+                let s = s.clone();
+                thread::spawn(move || {
+                    let moved = Route::load(&s.route).active() == Some(1);
+                    moved && old_in_flight(&s) == 0
+                })
+            };
+            Route::new(2, Some(1)).publish(&s.route);
+            let (went_to, drained) = (worker.join().unwrap(), asker.join().unwrap());
+            assert!(!(went_to == 0 && drained), "called drained with a request in flight");
+        });
+    }
+
+    #[test]
+    fn p4_two_workers_never_take_the_same_row() {
+        loom::model(|| {
+            // One free row, and one of a dead worker.
+            let rows = Arc::new([AtomicU64::new(Identity::new(9, 9).word()), AtomicU64::new(0)]);
+            let alive = |i: Identity| i != Identity::new(9, 9);
+            let other = {
+                let rows = rows.clone();
+                thread::spawn(move || claim(rows.iter(), Identity::new(1, 1), alive))
+            };
+            let mine = claim(rows.iter(), Identity::new(2, 2), alive);
+            let other = other.join().unwrap();
+            assert_ne!(mine, other);
+            assert!(mine.is_some() && other.is_some(), "a row stayed free: {mine:?} {other:?}");
+        });
+    }
+
+    #[test]
+    fn the_shared_row_loses_no_count() {
+        loom::model(|| {
+            let s = shared();
+            let cell = |s: &Arc<Shared>| {
+                let cell = Cell::new(&s.old[0], &s.old[1], true);
+                assert!(cell.enter(&s.route, Route::new(1, Some(0))));
+            };
+            let other = {
+                let s = s.clone();
+                thread::spawn(move || cell(&s))
+            };
+            cell(&s);
+            other.join().unwrap();
+            assert_eq!(old_in_flight(&s), 2);
+        });
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dead_workers_count_for_nothing_and_living_ones_add_up() {
+        let (dead, living) = (Identity::new(1, 1), Identity::new(2, 2));
+        let workers = [dead, living].map(|i| AtomicU64::new(i.word()));
+        let counts = [5, 7 | 3 << 32, 1].map(AtomicU64::new);
+        let rows =
+            [(Some(&workers[0]), &counts[0]), (Some(&workers[1]), &counts[1]), (None, &counts[2])];
+        let sum = in_flight(rows.into_iter(), |i| i == living);
+        assert_eq!(sum, InFlight { requests: 8, upgraded: 3 });
+    }
+
+    #[test]
+    fn an_upgrade_moves_the_count() {
+        for shared in [false, true] {
+            let words = [AtomicU64::new(0), AtomicU64::new(0)];
+            let route = AtomicU64::new(0);
+            Route::new(1, Some(0)).publish(&route);
+            let cell = Cell::new(&words[0], &words[1], shared);
+            let read = || in_flight(std::iter::once((None, &words[0])), |_| true);
+            assert!(cell.enter(&route, Route::new(1, Some(0))));
+            assert_eq!(read(), InFlight { requests: 1, upgraded: 0 });
+            cell.upgrade();
+            assert_eq!(read(), InFlight { requests: 0, upgraded: 1 });
+            cell.leave(Kind::Upgraded);
+            assert_eq!(read(), InFlight::default());
+            assert!(!cell.enter(&route, Route::new(2, Some(0))));
+            assert_eq!(read(), InFlight::default());
+            assert_eq!(words[1].load(Ordering::Relaxed), 1);
+        }
+    }
+}

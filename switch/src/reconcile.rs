@@ -1,0 +1,501 @@
+//! The configuration meets what is there: at start, after a reload, after a restart.
+//!
+//! What the API made stays. What the configuration declares is as the configuration says, unless
+//! the API gave such a release other servers since. Called once the new configuration is in force;
+//! before that only on a copy, to see whether there is room ([`fits`]).
+
+use std::collections::HashMap;
+use std::rc::Rc;
+
+use shunt_api::{ReleaseName, Server};
+
+use crate::layout::Layout;
+use crate::record::State;
+use crate::route::Route;
+use crate::snapshot::{Saved, Snapshot};
+use crate::sync::{AtomicU64, Ordering};
+use crate::table::{Entry, Member, Origin, Table};
+use crate::zone::{Zone, ZoneError};
+
+/// An upstream of the configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Configured {
+    /// Its name.
+    pub name: String,
+    /// Its releases; the first is active at first.
+    pub releases: Vec<(ReleaseName, Vec<Member>)>,
+}
+
+/// What has become of the configuration's upstreams.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// The record of each, in the configuration's order.
+    pub records: Vec<usize>,
+    /// What an operator should know.
+    pub notices: Vec<String>,
+    /// Whether the state file has to be written.
+    pub changed: bool,
+}
+
+/// A release before it has its place in the zone.
+struct Draft {
+    name: ReleaseName,
+    servers: Vec<Member>,
+    origin: Origin,
+    /// What it has already: its index, column and serial.
+    placed: Option<(u8, u32, u64)>,
+}
+
+struct Base {
+    route: Option<Route>,
+    active: Option<ReleaseName>,
+    previous: Option<ReleaseName>,
+    releases: Vec<Draft>,
+}
+
+impl Base {
+    fn of_state(state: &State) -> Self {
+        let name = |i| state.table.by_index(i).map(|e| e.name.clone());
+        let draft = |e: &Entry| Draft {
+            name: e.name.clone(),
+            servers: e.servers.clone(),
+            origin: e.origin.clone(),
+            placed: Some((e.index, e.column, e.serial)),
+        };
+        Self {
+            route: Some(state.route),
+            active: state.route.active().and_then(name),
+            previous: state.previous.and_then(name),
+            releases: state.table.releases.iter().map(draft).collect(),
+        }
+    }
+
+    fn of_saved(saved: &Saved) -> Self {
+        let members = |servers: &[Server]| servers.iter().map(Member::from).collect::<Vec<_>>();
+        let drafts = saved.releases.iter().map(|release| Draft {
+            name: release.name.clone(),
+            servers: members(&release.servers),
+            origin: match &release.configured {
+                Some(servers) => Origin::Override(members(servers)),
+                None => Origin::Api,
+            },
+            placed: None,
+        });
+        Self {
+            route: Some(Route::new(saved.generation, None)),
+            active: saved.active.clone(),
+            previous: saved.previous.clone(),
+            releases: drafts.collect(),
+        }
+    }
+
+    fn empty() -> Self {
+        Self { route: None, active: None, previous: None, releases: Vec::new() }
+    }
+}
+
+impl From<&Server> for Member {
+    fn from(server: &Server) -> Self {
+        Self {
+            address: server.address.clone(),
+            resolved: Vec::new(),
+            weight: server.weight,
+            max_fails: server.max_fails,
+            fail_timeout: u32::try_from(server.fail_timeout.as_secs()).unwrap_or(u32::MAX),
+            max_conns: server.max_conns,
+            backup: server.backup,
+            down: server.down,
+        }
+    }
+}
+
+/// Whether two lists of servers say the same; what names resolved to does not count.
+fn same_text(a: &[Member], b: &[Member]) -> bool {
+    let text = |m: &Member| Member { resolved: Vec::new(), ..m.clone() };
+    a.len() == b.len() && a.iter().zip(b).all(|(a, b)| text(a) == text(b))
+}
+
+/// Lets the configuration's releases into what is there.
+fn merge(base: &mut Base, configured: &Configured, notices: &mut Vec<String>) {
+    let upstream = &configured.name;
+    base.releases.retain_mut(|draft| {
+        if configured.releases.iter().any(|(name, _)| *name == draft.name) {
+            return true;
+        }
+        match draft.origin {
+            Origin::Api => true,
+            Origin::Override(_) => {
+                draft.origin = Origin::Api;
+                true
+            }
+            Origin::Config => {
+                let name = &draft.name;
+                notices.push(format!(
+                    "release \"{name}\" of upstream \"{upstream}\" is no longer in the \
+                     configuration, dropped"
+                ));
+                false
+            }
+        }
+    });
+    // After a restart the configured releases come first again.
+    let mut added = Vec::new();
+    for (name, servers) in &configured.releases {
+        let Some(draft) = base.releases.iter_mut().find(|d| d.name == *name) else {
+            added.push(Draft {
+                name: name.clone(),
+                servers: servers.clone(),
+                origin: Origin::Config,
+                placed: None,
+            });
+            continue;
+        };
+        match &draft.origin {
+            Origin::Config => {}
+            Origin::Api => {
+                draft.origin = Origin::Override(servers.clone());
+                continue;
+            }
+            Origin::Override(known) if same_text(known, servers) => continue,
+            Origin::Override(_) => notices.push(format!(
+                "release \"{name}\" of upstream \"{upstream}\" has other servers in the \
+                 configuration now, which replace those that the API gave it"
+            )),
+        }
+        draft.origin = Origin::Config;
+        if draft.servers != *servers {
+            draft.servers.clone_from(servers);
+            if let Some((_, _, serial)) = &mut draft.placed {
+                *serial = 0;
+            }
+        }
+    }
+    let fresh = base.releases.iter().all(|d| d.placed.is_none());
+    let at = if fresh { 0 } else { base.releases.len() };
+    base.releases.splice(at..at, added);
+
+    let there = |name: &ReleaseName| base.releases.iter().any(|d| d.name == *name);
+    let first = configured.releases.first().map(|(name, _)| name.clone());
+    if let Some(gone) = base.active.take_if(|name| !there(name)) {
+        let now = first.as_ref().map_or("none".to_owned(), |name| format!("\"{name}\""));
+        notices.push(format!(
+            "release \"{gone}\" of upstream \"{upstream}\" was active and is gone, active now: {now}"
+        ));
+    }
+    if base.active.is_none() {
+        base.active = first;
+    }
+    base.previous.take_if(|name| !there(name) || base.active.as_ref() == Some(name));
+}
+
+/// Gives every release its place in the zone.
+fn place(zone: &Zone<'_>, upstream: usize, name: &str, base: Base) -> Result<State, ZoneError> {
+    let mut table = Table { upstream: name.to_owned(), releases: Vec::new() };
+    let taken: Vec<u8> = base.releases.iter().filter_map(|d| d.placed.map(|p| p.0)).collect();
+    let mut free = (0..u8::MAX).filter(|index| !taken.contains(index));
+    for draft in base.releases {
+        let (index, column, serial) = match draft.placed {
+            Some((index, column, 0)) => (index, column, zone.serial()),
+            Some(placed) => placed,
+            None => {
+                let index = free.next().ok_or(ZoneError::NoColumn(zone.layout().columns))?;
+                (index, zone.take_column(upstream)?, zone.serial())
+            }
+        };
+        table.releases.push(Entry {
+            name: draft.name,
+            index,
+            column,
+            serial,
+            servers: draft.servers,
+            origin: draft.origin,
+        });
+    }
+    let index = |name: &Option<ReleaseName>| {
+        name.as_ref().and_then(|n| table.by_name(n.as_str())).map(|e| e.index)
+    };
+    let (active, previous) = (index(&base.active), index(&base.previous));
+    let generation = base.route.map_or(1, Route::generation);
+    let route = Route::new(generation, active);
+    Ok(State { route, previous, stamp: zone.serial(), table: Rc::new(table) })
+}
+
+/// Brings the zone in line with the configuration. Under the lock.
+///
+/// `saved` is what the state file says; it counts only for upstreams that the zone does not have.
+///
+/// # Errors
+///
+/// [`ZoneError`] when the zone is full or damaged; what was done until then stays.
+pub fn reconcile(
+    zone: &Zone<'_>,
+    configured: &[Configured],
+    saved: Option<&Snapshot>,
+) -> Result<Outcome, ZoneError> {
+    let mut outcome = Outcome::default();
+    let there: HashMap<String, (usize, State)> = zone
+        .states()
+        .map(|state| state.map(|(at, state)| (state.table.upstream.clone(), (at, state))))
+        .collect::<Result<_, _>>()?;
+    let mut retired: Vec<&(usize, State)> = there
+        .iter()
+        .filter(|(name, _)| !configured.iter().any(|c| c.name == **name))
+        .map(|(_, found)| found)
+        .collect();
+    let mut found_saved = 0;
+    for upstream in configured {
+        let record = if let Some((at, state)) = there.get(&upstream.name) {
+            let mut base = Base::of_state(state);
+            merge(&mut base, upstream, &mut outcome.notices);
+            let mut next = place(zone, *at, &upstream.name, base)?;
+            let dropped = state.table.releases.iter().map(|e| e.column);
+            let dropped = dropped.filter(|c| !next.table.releases.iter().any(|e| e.column == *c));
+            let dropped: Vec<u32> = dropped.collect();
+            let same = next.table == state.table
+                && next.route == state.route
+                && next.previous == state.previous;
+            if !same {
+                next.route = state.route.next(next.route.active());
+                zone.prepare(*at, &next)?.publish();
+                // A column with something in flight is collected when a new one is needed.
+                dropped
+                    .into_iter()
+                    .filter(|c| zone.in_flight(*c).total() == 0)
+                    .for_each(|c| zone.free(c));
+                outcome.changed = true;
+            }
+            *at
+        } else {
+            let at = match zone.free_record() {
+                Ok(at) => at,
+                Err(full) => take_retired(zone, &mut retired).ok_or(full)?,
+            };
+            let known = saved.and_then(|s| s.upstreams.iter().find(|u| u.name == upstream.name));
+            found_saved += usize::from(known.is_some());
+            let mut base = known.map_or_else(Base::empty, Base::of_saved);
+            merge(&mut base, upstream, &mut outcome.notices);
+            let (active, previous) = (base.active.clone(), base.previous.clone());
+            let mut next = place(zone, at, &upstream.name, base)?;
+            let unchanged = known.is_some_and(|k| k.active == active && k.previous == previous);
+            // The record may have been another upstream's, whose readers must see a new route.
+            let old = Route::load(zone.route_word(at));
+            let generation = next.route.generation() + u32::from(known.is_some() && !unchanged);
+            let generation = generation.max(old.generation().wrapping_add(1)).max(1);
+            next.route = Route::new(generation, next.route.active());
+            zone.prepare(at, &next)?.publish();
+            outcome.changed = true;
+            at
+        };
+        outcome.records.push(record);
+    }
+    // With a zone that was there already the file only repeats what the zone knows.
+    if there.is_empty()
+        && let Some(saved) = saved
+        && found_saved < saved.upstreams.len()
+    {
+        for upstream in &saved.upstreams {
+            if !configured.iter().any(|c| c.name == upstream.name) {
+                outcome.notices.push(format!(
+                    "upstream \"{}\" of the state file is not in the configuration, dropped",
+                    upstream.name
+                ));
+            }
+        }
+        outcome.changed = true;
+    }
+    Ok(outcome)
+}
+
+/// Takes the record of an upstream that the configuration no longer has and that nobody uses.
+fn take_retired(zone: &Zone<'_>, retired: &mut Vec<&(usize, State)>) -> Option<usize> {
+    let idle =
+        |state: &State| state.table.releases.iter().all(|e| zone.in_flight(e.column).total() == 0);
+    let at = retired.iter().position(|(_, state)| idle(state))?;
+    let (record, state) = retired.swap_remove(at);
+    zone.free_upstream(*record);
+    state.table.releases.iter().for_each(|e| zone.free(e.column));
+    Some(*record)
+}
+
+/// Whether the configuration has room in the zone, tried on a copy of its words.
+///
+/// # Errors
+///
+/// The error that [`reconcile`] would meet, and the size in bytes of a zone that would do.
+pub fn fits(
+    words: &[AtomicU64],
+    configured: &[Configured],
+    saved: Option<&Snapshot>,
+) -> Result<(), (ZoneError, Option<usize>)> {
+    let copy: Vec<AtomicU64> =
+        words.iter().map(|w| AtomicU64::new(w.load(Ordering::Relaxed))).collect();
+    let trial = |zone: &Zone<'_>, saved: Option<&Snapshot>| reconcile(zone, configured, saved);
+    let zone = Zone::attach(&copy).map_err(|e| (e, None))?;
+    let Err(error) = trial(&zone, saved) else { return Ok(()) };
+    let current: Option<Vec<Saved>> = zone
+        .states()
+        .map(|state| state.map(|(_, state)| Saved::of(&state)))
+        .collect::<Result<_, _>>()
+        .ok();
+    let current = current.filter(|c| !c.is_empty()).map(Snapshot::new);
+    let Layout { workers, .. } = zone.layout();
+    let mut size = copy.len() * 8;
+    while size < 1 << 32 {
+        size *= 2;
+        let bigger: Vec<AtomicU64> = (0..size / 8).map(|_| AtomicU64::new(0)).collect();
+        if let Ok(zone) = Zone::create(&bigger, workers)
+            && trial(&zone, current.as_ref().or(saved)).is_ok()
+        {
+            return Err((error, Some(size)));
+        }
+    }
+    Err((error, None))
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::change;
+    use crate::zone::testing::words;
+    use shunt_api::ServerSpec;
+
+    fn name(text: &str) -> ReleaseName {
+        ReleaseName::new(text).unwrap()
+    }
+
+    fn member(port: u16) -> Member {
+        Member::from(&ServerSpec::new(format!("127.0.0.1:{port}").parse().unwrap()))
+    }
+
+    fn configured(upstream: &str, releases: &[(&str, u16)]) -> Configured {
+        let releases = releases.iter().map(|(n, p)| (name(n), vec![member(*p)])).collect();
+        Configured { name: upstream.to_owned(), releases }
+    }
+
+    fn active(zone: &Zone<'_>, record: usize) -> Option<String> {
+        let state = zone.state(record, None).unwrap();
+        state.route.active().map(|i| state.table.by_index(i).unwrap().name.to_string())
+    }
+
+    fn switch(zone: &Zone<'_>, record: usize, to: &str) {
+        let state = zone.state(record, None).unwrap();
+        let next = change::switch(&state, &name(to)).unwrap().unwrap();
+        zone.prepare(record, &next).unwrap().publish();
+    }
+
+    #[test]
+    fn p5_a_reload_keeps_what_was_switched() {
+        let words = words(1 << 18);
+        let zone = Zone::create(&words, 16).unwrap();
+        let web = configured("web", &[("blue", 1), ("green", 2)]);
+        let record = reconcile(&zone, std::slice::from_ref(&web), None).unwrap().records[0];
+        assert_eq!(active(&zone, record).as_deref(), Some("blue"));
+        switch(&zone, record, "green");
+        let before = zone.state(record, None).unwrap();
+        let shop = configured("shop", &[("default", 3)]);
+        let outcome = reconcile(&zone, &[shop, web], None).unwrap();
+        assert_eq!(outcome.records[1], record);
+        assert!(outcome.notices.is_empty(), "{:?}", outcome.notices);
+        assert_eq!(zone.state(record, None).unwrap(), before);
+    }
+
+    #[test]
+    fn p5_a_restart_takes_everything_from_the_state_file() {
+        let (first, second) = (words(1 << 18), words(1 << 19));
+        let zone = Zone::create(&first, 16).unwrap();
+        let web = configured("web", &[("blue", 1), ("green", 2)]);
+        let record = reconcile(&zone, std::slice::from_ref(&web), None).unwrap().records[0];
+        switch(&zone, record, "green");
+        let saved = Snapshot::new(vec![Saved::of(&zone.state(record, None).unwrap())]);
+
+        let zone = Zone::create(&second, 16).unwrap();
+        let outcome = reconcile(&zone, &[web], Some(&saved)).unwrap();
+        let state = zone.state(outcome.records[0], None).unwrap();
+        assert_eq!(Saved::of(&state), saved.upstreams[0]);
+        assert!(outcome.notices.is_empty(), "{:?}", outcome.notices);
+    }
+
+    #[test]
+    fn an_active_release_that_the_configuration_drops_gives_way_to_the_first() {
+        let words = words(1 << 18);
+        let zone = Zone::create(&words, 16).unwrap();
+        let record =
+            reconcile(&zone, &[configured("web", &[("a", 1), ("b", 2)])], None).unwrap().records[0];
+        switch(&zone, record, "b");
+        let outcome = reconcile(&zone, &[configured("web", &[("a", 1), ("c", 3)])], None).unwrap();
+        assert_eq!(active(&zone, record).as_deref(), Some("a"));
+        assert_eq!(outcome.notices.len(), 2, "{:?}", outcome.notices);
+        let outcome = reconcile(&zone, &[configured("web", &[])], None).unwrap();
+        assert_eq!(active(&zone, record), None);
+        assert!(outcome.changed);
+    }
+
+    #[test]
+    fn what_the_api_gave_a_configured_release_counts_until_the_configuration_changes() {
+        let words = words(1 << 18);
+        let zone = Zone::create(&words, 16).unwrap();
+        let record = reconcile(&zone, &[configured("web", &[("a", 1)])], None).unwrap().records[0];
+        let mut state = zone.state(record, None).unwrap();
+        let mut table = (*state.table).clone();
+        table.releases[0].origin = Origin::Override(vec![member(1)]);
+        table.releases[0].servers = vec![member(9)];
+        state.route = state.route.next(state.route.active());
+        state.stamp = zone.serial();
+        state.table = Rc::new(table);
+        zone.prepare(record, &state).unwrap().publish();
+        let servers = || zone.state(record, None).unwrap().table.releases[0].servers.clone();
+
+        reconcile(&zone, &[configured("web", &[("a", 1)])], None).unwrap();
+        assert_eq!(servers(), [member(9)]);
+        let outcome = reconcile(&zone, &[configured("web", &[("a", 2)])], None).unwrap();
+        assert_eq!(servers(), [member(2)]);
+        assert_eq!(outcome.notices.len(), 1);
+    }
+
+    #[test]
+    fn a_zone_that_is_too_small_names_the_size_that_would_do() {
+        let small = words(1 << 15);
+        let zone = Zone::create(&small, 16).unwrap();
+        let many: Vec<_> = (0..100).map(|i| configured(&format!("u{i}"), &[("a", 1)])).collect();
+        let (error, size) = fits(&small, &many, None).unwrap_err();
+        assert!(matches!(error, ZoneError::NoRecord(_)), "{error}");
+        let bigger = words(size.unwrap());
+        let zone_of_that_size = Zone::create(&bigger, 16).unwrap();
+        assert_eq!(reconcile(&zone_of_that_size, &many, None).unwrap().records.len(), 100);
+        // Trying it changed nothing.
+        assert_eq!(zone.upstreams_use().used, 0);
+    }
+
+    #[test]
+    fn an_upstream_that_is_gone_makes_room_when_there_is_no_other() {
+        let words = words(1 << 15);
+        let zone = Zone::create(&words, 16).unwrap();
+        let room = zone.layout().upstreams;
+        let set = |from: usize| -> Vec<_> {
+            (from..from + room).map(|i| configured(&format!("u{i}"), &[("a", 1)])).collect()
+        };
+        reconcile(&zone, &set(0), None).unwrap();
+        let generation = zone.state(0, None).unwrap().route.generation();
+        reconcile(&zone, &set(1), None).unwrap();
+        let state = zone.state(0, None).unwrap();
+        assert_eq!(state.table.upstream, format!("u{room}"));
+        assert!(state.route.generation() > generation);
+        assert_eq!(zone.releases_use().used as usize, room);
+    }
+
+    #[test]
+    fn state_of_upstreams_that_the_configuration_does_not_have_is_dropped_with_a_notice() {
+        let words = words(1 << 18);
+        let zone = Zone::create(&words, 16).unwrap();
+        let saved = Saved {
+            name: "gone".to_owned(),
+            generation: 3,
+            active: None,
+            previous: None,
+            releases: Vec::new(),
+        };
+        let outcome = reconcile(&zone, &[], Some(&Snapshot::new(vec![saved]))).unwrap();
+        assert_eq!(outcome.notices.len(), 1);
+        assert!(outcome.changed);
+    }
+}

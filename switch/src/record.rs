@@ -1,0 +1,186 @@
+//! The record of an upstream: its route word, and two sides that take turns.
+//!
+//! The side in use is the one that the generation's lowest bit names. A change writes the other one
+//! and then raises the generation. A reader copies the side that its route names and looks at the
+//! route again: if that has changed, the copy may be torn, and it starts over.
+
+use std::rc::Rc;
+
+use shunt_api::state::Share;
+
+use crate::arena::{self, Place};
+use crate::layout::BLOCK;
+use crate::route::Route;
+use crate::sync::{AtomicU64, Ordering, fence};
+use crate::table::Table;
+use crate::zone::{Zone, ZoneError};
+
+/// The words of a record.
+mod field {
+    pub const ROUTE: usize = 0;
+    pub const TAKEN: usize = 1;
+    pub const SIDES: usize = 2;
+}
+
+/// The words of a side.
+mod side {
+    pub const PLACE: usize = 0;
+    pub const STAMP: usize = 1;
+    pub const PREVIOUS: usize = 2;
+    pub const WORDS: usize = 3;
+}
+
+/// The state of an upstream at one moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct State {
+    /// The route.
+    pub route: Route,
+    /// The index of the release that was active before the last switch.
+    pub previous: Option<u8>,
+    /// Tells this table from all others that the zone ever had.
+    pub stamp: u64,
+    /// The releases.
+    pub table: Rc<Table>,
+}
+
+/// A change that stands beside the old data. Dropped, it has changed nothing.
+#[must_use = "a change that is not published has not happened"]
+pub struct Prepared<'z> {
+    zone: Zone<'z>,
+    upstream: usize,
+    route: Route,
+}
+
+impl Prepared<'_> {
+    /// Makes the change happen, for everybody, at once.
+    pub fn publish(self) -> Route {
+        self.route.publish(self.zone.route_word(self.upstream));
+        self.zone.record_word(self.upstream, field::TAKEN).store(1, Ordering::Release);
+        self.route
+    }
+}
+
+const NONE: u64 = u8::MAX as u64;
+
+impl<'z> Zone<'z> {
+    fn record_word(&self, upstream: usize, field: usize) -> &'z AtomicU64 {
+        self.word(self.layout().record(upstream).start + field)
+    }
+
+    fn side_word(&self, upstream: usize, generation: u32, word: usize) -> &'z AtomicU64 {
+        let turn = (generation & 1) as usize;
+        self.record_word(upstream, field::SIDES + turn * side::WORDS + word)
+    }
+
+    /// The route word of an upstream.
+    #[must_use]
+    pub fn route_word(&self, upstream: usize) -> &'z AtomicU64 {
+        self.record_word(upstream, field::ROUTE)
+    }
+
+    pub(crate) fn is_taken(&self, upstream: usize) -> bool {
+        self.record_word(upstream, field::TAKEN).load(Ordering::Acquire) != 0
+    }
+
+    /// The table's stamp at this route; only good if the route is still the same afterwards.
+    pub(crate) fn stamp(&self, upstream: usize, route: Route) -> u64 {
+        self.side_word(upstream, route.generation(), side::STAMP).load(Ordering::Relaxed)
+    }
+
+    /// Reads an upstream. With the state that the caller already knows, the table is only read
+    /// again if it is another one.
+    ///
+    /// # Errors
+    ///
+    /// [`ZoneError::Damaged`] when what is there was not written by this code.
+    pub fn state(&self, upstream: usize, known: Option<&State>) -> Result<State, ZoneError> {
+        loop {
+            let route = Route::load(self.route_word(upstream));
+            let read =
+                |word| self.side_word(upstream, route.generation(), word).load(Ordering::Relaxed);
+            let (stamp, previous) = (read(side::STAMP), read(side::PREVIOUS));
+            let table = match known {
+                Some(known) if known.stamp == stamp => Some(known.table.clone()),
+                _ => arena::load(self, Place::from_word(read(side::PLACE)))
+                    .and_then(|bytes| Table::from_bytes(&bytes))
+                    .map(Rc::new),
+            };
+            fence(Ordering::Acquire);
+            if Route::load(self.route_word(upstream)) != route {
+                continue;
+            }
+            let table = table.ok_or(ZoneError::Damaged(upstream))?;
+            let previous = (previous != NONE).then_some(previous as u8);
+            return Ok(State { route, previous, stamp, table });
+        }
+    }
+
+    /// All upstreams of the zone with their records, those of older configurations included.
+    pub fn states(&self) -> impl Iterator<Item = Result<(usize, State), ZoneError>> {
+        (0..self.layout().upstreams)
+            .filter(|upstream| self.is_taken(*upstream))
+            .map(|upstream| Ok((upstream, self.state(upstream, None)?)))
+    }
+
+    /// A record that no upstream has.
+    ///
+    /// # Errors
+    ///
+    /// [`ZoneError::NoRecord`].
+    pub(crate) fn free_record(&self) -> Result<usize, ZoneError> {
+        (0..self.layout().upstreams)
+            .find(|upstream| !self.is_taken(*upstream))
+            .ok_or(ZoneError::NoRecord(self.layout().upstreams))
+    }
+
+    /// Gives the record of an upstream back. Under the lock.
+    pub(crate) fn free_upstream(&self, upstream: usize) {
+        self.record_word(upstream, field::TAKEN).store(0, Ordering::Release);
+    }
+
+    /// Writes a state beside the one that is there. Under the lock.
+    ///
+    /// `next.route` must follow the one that is there. The table is written only if its stamp is
+    /// new.
+    ///
+    /// # Errors
+    ///
+    /// [`ZoneError::NoBlocks`].
+    pub fn prepare(&self, upstream: usize, next: &State) -> Result<Prepared<'z>, ZoneError> {
+        // What was published last must be there before the side of the one before is overwritten.
+        fence(Ordering::SeqCst);
+        let current = Route::load(self.route_word(upstream));
+        let known = self.is_taken(upstream) && self.stamp(upstream, current) == next.stamp;
+        let place = if known {
+            let word = self.side_word(upstream, current.generation(), side::PLACE);
+            Place::from_word(word.load(Ordering::Relaxed))
+        } else {
+            arena::store(self, &next.table.to_bytes())?
+        };
+        for (word, value) in [
+            (side::PLACE, place.word()),
+            (side::STAMP, next.stamp),
+            (side::PREVIOUS, next.previous.map_or(NONE, u64::from)),
+        ] {
+            let word = self.side_word(upstream, next.route.generation(), word);
+            word.store(value, Ordering::Relaxed);
+        }
+        Ok(Prepared { zone: *self, upstream, route: next.route })
+    }
+
+    /// The places of all tables that somebody may be sent to.
+    pub(crate) fn places(&self) -> impl Iterator<Item = Place> {
+        (0..self.layout().upstreams).filter(|u| self.is_taken(*u)).map(|upstream| {
+            let route = Route::load(self.route_word(upstream));
+            let word = self.side_word(upstream, route.generation(), side::PLACE);
+            Place::from_word(word.load(Ordering::Relaxed))
+        })
+    }
+
+    /// The bytes that tables take.
+    #[must_use]
+    pub fn tables_use(&self) -> Share {
+        let capacity = (self.layout().blocks * BLOCK * 8) as u64;
+        Share { used: self.places().map(arena::size).sum(), capacity }
+    }
+}

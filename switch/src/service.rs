@@ -1,0 +1,644 @@
+//! The API's calls on a zone: what NGINX's worker answers, without NGINX.
+
+use std::path::Path;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use shunt_api::{
+    Call, Index, Problem, Release, ReleaseName, ReleaseSpec, ReleaseState, Server, SwitchReply,
+    SwitchRequest, Upstream, Upstreams, Wait, ZoneUse,
+};
+
+use crate::change::{self, ChangeError, Supply};
+use crate::record::State;
+use crate::snapshot::{Saved, Snapshot, SnapshotError};
+use crate::zone::{Zone, ZoneError};
+
+/// An upstream that the API serves.
+#[derive(Debug, Clone)]
+pub struct Served {
+    /// Its name.
+    pub name: String,
+    /// Its record in the zone; `None` when the zone had no room.
+    pub record: Option<usize>,
+    /// Whether its balancing method knows backup servers.
+    pub backup: bool,
+}
+
+/// The API of one zone.
+pub struct Service<'z> {
+    /// The zone.
+    pub zone: Zone<'z>,
+    /// The zone's name.
+    pub name: &'z str,
+    /// The zone's size in bytes, as configured.
+    pub size: u64,
+    /// The state file.
+    pub state_file: Option<&'z Path>,
+    /// The configuration's upstreams that use this zone.
+    pub upstreams: &'z [Served],
+    /// The version of NGINX.
+    pub nginx: &'z str,
+}
+
+/// An answer.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Reply {
+    /// The HTTP status.
+    pub status: u16,
+    /// The `ETag`, without its quotes.
+    pub generation: Option<u32>,
+    /// JSON.
+    pub body: Vec<u8>,
+}
+
+fn reply(status: u16, generation: Option<u32>, body: &impl Serialize) -> Result<Reply, Problem> {
+    let body = serde_json::to_vec(body).map_err(|e| Problem::new(500, e.to_string()))?;
+    Ok(Reply { status, generation, body })
+}
+
+struct FromZone<'z> {
+    zone: Zone<'z>,
+    upstream: usize,
+    taken: Option<u32>,
+}
+
+impl Supply for FromZone<'_> {
+    type Error = ZoneError;
+
+    fn column(&mut self) -> Result<u32, ZoneError> {
+        let column = self.zone.take_column(self.upstream)?;
+        self.taken = Some(column);
+        Ok(column)
+    }
+
+    fn serial(&mut self) -> u64 {
+        self.zone.serial()
+    }
+}
+
+impl Drop for FromZone<'_> {
+    fn drop(&mut self) {
+        if let Some(column) = self.taken {
+            self.zone.free(column);
+        }
+    }
+}
+
+fn of_change(error: &ChangeError) -> Problem {
+    Problem::new(error.status(), error.to_string())
+}
+
+fn of_zone(error: &ZoneError) -> Problem {
+    let status = match error {
+        ZoneError::NoRecord(_) | ZoneError::NoColumn(_) | ZoneError::NoBlocks { .. } => 507,
+        ZoneError::TooSmall | ZoneError::Foreign | ZoneError::Damaged(_) => 500,
+    };
+    let advice =
+        if status == 507 { "; delete releases, or give shunt_zone a larger size" } else { "" };
+    Problem::new(status, format!("{error}{advice}"))
+}
+
+fn of_snapshot(error: &SnapshotError) -> Problem {
+    Problem::new(507, format!("{error}; nothing was changed"))
+}
+
+/// Reads a body: 400 when it is not JSON, 422 when it is not what the call takes.
+fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
+    serde_json::from_slice(body).map_err(|error| {
+        let status = if error.is_data() { 422 } else { 400 };
+        Problem::new(status, format!("in the request body: {error}"))
+    })
+}
+
+/// Reads `If-Match` (RFC 9110, section 13.1.1) and tells whether this generation matches.
+fn matches(if_match: &str, generation: u32) -> Result<bool, Problem> {
+    if if_match.trim() == "*" {
+        return Ok(true);
+    }
+    let mut found = false;
+    for tag in if_match.split(',').map(str::trim) {
+        // A weak tag never matches here.
+        let (weak, tag) = tag.strip_prefix("W/").map_or((false, tag), |t| (true, t));
+        let inner = tag.strip_prefix('"').and_then(|t| t.strip_suffix('"'));
+        let Some(inner) = inner.filter(|t| !t.contains('"')) else {
+            let detail = "header \"If-Match\" must be the generation in quotes, as in \"7\"";
+            return Err(Problem::new(400, detail));
+        };
+        found |= !weak && inner == generation.to_string();
+    }
+    Ok(found)
+}
+
+impl Service<'_> {
+    /// Answers a call that changes nothing, as things are now.
+    ///
+    /// # Errors
+    ///
+    /// The problem to answer with.
+    pub fn read(&self, call: &Call, writable: bool) -> Result<Reply, Problem> {
+        match call {
+            Call::Index => reply(200, None, &self.index(writable)),
+            Call::Upstreams => {
+                let upstreams = self.upstreams.iter().map(|u| Ok(self.show(&self.state(u)?)));
+                let upstreams = upstreams.collect::<Result<_, Problem>>()?;
+                reply(200, None, &Upstreams { upstreams })
+            }
+            Call::Upstream { upstream, wait } => {
+                let state = self.state(self.find(upstream)?)?;
+                if let Some(Wait::Drained { release, .. }) = wait
+                    && state.table.by_name(release.as_str()).is_none()
+                {
+                    let detail = format!("upstream {upstream:?} has no release \"{release}\"");
+                    return Err(Problem::new(404, detail));
+                }
+                self.reply_state(200, &state)
+            }
+            Call::PutRelease { .. }
+            | Call::DeleteRelease { .. }
+            | Call::Switch { .. }
+            | Call::DeletePrevious { .. } => Err(Problem::new(500, "a change is not a read")),
+        }
+    }
+
+    /// Whether what a call waits for has come true, by now or ever since it was asked.
+    ///
+    /// # Errors
+    ///
+    /// The problem to answer with.
+    pub fn has_come(&self, upstream: &str, wait: &Wait) -> Result<bool, Problem> {
+        let state = self.state(self.find(upstream)?)?;
+        Ok(match wait {
+            Wait::Change { generation, .. } => state.route.generation() != *generation,
+            Wait::Drained { release, .. } => match state.table.by_name(release.as_str()) {
+                // Deleted meanwhile, which nobody can do while it has something in flight.
+                None => true,
+                Some(entry) => {
+                    state.route.active() != Some(entry.index)
+                        && self.zone.in_flight(entry.column).total() == 0
+                }
+            },
+        })
+    }
+
+    /// Makes a change. Under the lock.
+    ///
+    /// # Errors
+    ///
+    /// The problem to answer with; nothing has changed then.
+    pub fn change(
+        &self,
+        call: &Call,
+        if_match: Option<&str>,
+        body: &[u8],
+    ) -> Result<Reply, Problem> {
+        match call {
+            Call::Switch { upstream } => {
+                let served = self.find(upstream)?;
+                let request: SwitchRequest = parse(body)?;
+                let state = self.matching(served, if_match)?;
+                self.switch(served, &state, &request.release)
+            }
+            Call::PutRelease { upstream, release } => {
+                let served = self.find(upstream)?;
+                let spec: ReleaseSpec = parse(body)?;
+                spec.check().map_err(|e| Problem::new(422, e.to_string()))?;
+                let state = self.matching(served, if_match)?;
+                self.put(served, &state, release, &spec)
+            }
+            Call::DeleteRelease { upstream, release } => {
+                let served = self.find(upstream)?;
+                let state = self.matching(served, if_match)?;
+                let in_flight = |column| self.zone.in_flight(column).total();
+                let (next, column) = change::delete(&state, release, self.zone.serial(), in_flight)
+                    .map_err(|e| of_change(&e))?;
+                self.publish(served, &next)?;
+                self.zone.free(column);
+                self.reply_state(200, &next)
+            }
+            Call::DeletePrevious { upstream } => {
+                let served = self.find(upstream)?;
+                let state = self.matching(served, if_match)?;
+                match change::forget_previous(&state) {
+                    None => self.reply_state(200, &state),
+                    Some(next) => {
+                        self.publish(served, &next)?;
+                        self.reply_state(200, &next)
+                    }
+                }
+            }
+            Call::Index | Call::Upstreams | Call::Upstream { .. } => {
+                Err(Problem::new(500, "a read is not a change"))
+            }
+        }
+    }
+
+    /// Writes the state file for all upstreams of the zone as they are.
+    ///
+    /// # Errors
+    ///
+    /// [`SnapshotError`].
+    pub fn save(&self) -> Result<(), SnapshotError> {
+        self.persist(None)
+    }
+
+    fn switch(
+        &self,
+        served: &Served,
+        state: &State,
+        release: &ReleaseName,
+    ) -> Result<Reply, Problem> {
+        let from = state.route.active().and_then(|i| state.table.by_index(i));
+        let from = from.map(|e| e.name.clone());
+        let next = change::switch(state, release).map_err(|e| of_change(&e))?;
+        let route = match next {
+            Some(next) => self.publish(served, &next)?,
+            None => state.route,
+        };
+        let generation = route.generation();
+        reply(200, Some(generation), &SwitchReply { release: release.clone(), from, generation })
+    }
+
+    fn put(
+        &self,
+        served: &Served,
+        state: &State,
+        release: &ReleaseName,
+        spec: &ReleaseSpec,
+    ) -> Result<Reply, Problem> {
+        let upstream = self.record(served)?;
+        let mut supply = FromZone { zone: self.zone, upstream, taken: None };
+        let next = change::put(state, release, spec, served.backup, &mut supply)
+            .map_err(|e| of_zone(&e))?
+            .map_err(|e| of_change(&e))?;
+        let Some(next) = next else { return self.reply_state(200, state) };
+        self.publish(served, &next)?;
+        let status = if supply.taken.take().is_some() { 201 } else { 200 };
+        self.reply_state(status, &next)
+    }
+
+    fn find(&self, upstream: &str) -> Result<&Served, Problem> {
+        self.upstreams.iter().find(|u| u.name == upstream).ok_or_else(|| {
+            let detail = format!("no upstream {upstream:?} with \"shunt\" is in the configuration");
+            Problem::new(404, detail)
+        })
+    }
+
+    fn record(&self, served: &Served) -> Result<usize, Problem> {
+        let no_room = || format!("the zone has no room for upstream {:?}", served.name);
+        served.record.ok_or_else(|| Problem::new(507, no_room()))
+    }
+
+    fn state(&self, served: &Served) -> Result<State, Problem> {
+        let state = self.zone.state(self.record(served)?, None).map_err(|e| of_zone(&e))?;
+        if state.table.upstream != served.name {
+            // Asked of a worker whose configuration is an older one.
+            let detail = format!("upstream {:?} is no longer in the configuration", served.name);
+            return Err(Problem::new(404, detail));
+        }
+        Ok(state)
+    }
+
+    /// The state, if it is the one that the caller bases the change on (P7).
+    fn matching(&self, served: &Served, if_match: Option<&str>) -> Result<State, Problem> {
+        let state = self.state(served)?;
+        let Some(if_match) = if_match else { return Ok(state) };
+        let generation = state.route.generation();
+        if matches(if_match, generation)? {
+            return Ok(state);
+        }
+        let detail =
+            format!("upstream {:?} is at generation {generation}, not at {if_match}", served.name);
+        let upstream = Some(Box::new(self.show(&state)));
+        Err(Problem { upstream, ..Problem::new(412, detail) })
+    }
+
+    /// Beside the old data, into the state file, and then visible: in this order.
+    fn publish(&self, served: &Served, next: &State) -> Result<crate::route::Route, Problem> {
+        let record = self.record(served)?;
+        let prepared = self.zone.prepare(record, next).map_err(|e| of_zone(&e))?;
+        self.persist(Some((record, next))).map_err(|e| of_snapshot(&e))?;
+        Ok(prepared.publish())
+    }
+
+    fn persist(&self, next: Option<(usize, &State)>) -> Result<(), SnapshotError> {
+        let Some(path) = self.state_file else { return Ok(()) };
+        let mut saved = Vec::new();
+        for state in self.zone.states() {
+            match (state, next) {
+                (Ok((at, _)), Some((record, next))) if at == record => saved.push(Saved::of(next)),
+                (Ok((_, state)), _) => saved.push(Saved::of(&state)),
+                (Err(error), _) => {
+                    let error = std::io::Error::other(error.to_string());
+                    return Err(SnapshotError::Write { path: path.to_owned(), error });
+                }
+            }
+        }
+        Snapshot::new(saved).write(path)
+    }
+
+    fn index(&self, writable: bool) -> Index {
+        Index {
+            module: env!("CARGO_PKG_VERSION").to_owned(),
+            nginx: self.nginx.to_owned(),
+            workers: self.zone.workers(),
+            zone: ZoneUse {
+                name: self.name.to_owned(),
+                size: self.size,
+                upstreams: self.zone.upstreams_use(),
+                releases: self.zone.releases_use(),
+                tables: self.zone.tables_use(),
+            },
+            writable,
+        }
+    }
+
+    fn reply_state(&self, status: u16, state: &State) -> Result<Reply, Problem> {
+        reply(status, Some(state.route.generation()), &self.show(state))
+    }
+
+    fn show(&self, state: &State) -> Upstream {
+        let name = |index: Option<u8>| {
+            index.and_then(|i| state.table.by_index(i)).map(|entry| entry.name.clone())
+        };
+        let releases = state.table.releases.iter().map(|entry| {
+            let in_flight = self.zone.in_flight(entry.column);
+            Release {
+                name: entry.name.clone(),
+                source: entry.origin.source(),
+                state: if state.route.active() == Some(entry.index) {
+                    ReleaseState::Active
+                } else if in_flight.total() > 0 {
+                    ReleaseState::Draining
+                } else {
+                    ReleaseState::Idle
+                },
+                servers: entry.servers.iter().map(Server::from).collect(),
+                in_flight,
+                requests: self.zone.requests(entry.column),
+            }
+        });
+        Upstream {
+            name: state.table.upstream.clone(),
+            generation: state.route.generation(),
+            active: name(state.route.active()),
+            previous: name(state.previous),
+            releases: releases.collect(),
+        }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::follower::Follower;
+    use crate::reconcile::{Configured, reconcile};
+    use crate::table::Member;
+    use crate::worker::Identity;
+    use crate::zone::testing::words;
+    use shunt_api::{Method, ServerSpec};
+
+    struct Fixture<'z> {
+        zone: Zone<'z>,
+        served: Vec<Served>,
+        folder: tempfile::TempDir,
+    }
+
+    impl<'z> Fixture<'z> {
+        fn new(words: &'z [crate::AtomicU64]) -> Self {
+            let zone = Zone::create(words, 16).unwrap();
+            let servers = vec![Member::from(&ServerSpec::new("127.0.0.1:1".parse().unwrap()))];
+            let name = "web".to_owned();
+            let releases = vec![(ReleaseName::new("default").unwrap(), servers)];
+            let configured = [Configured { name: name.clone(), releases }];
+            let records = reconcile(&zone, &configured, None).unwrap().records;
+            let served = vec![Served { name, record: Some(records[0]), backup: false }];
+            Self { zone, served, folder: tempfile::tempdir().unwrap() }
+        }
+
+        fn ask(
+            &self,
+            method: Method,
+            target: &str,
+            if_match: Option<&str>,
+            body: &str,
+        ) -> Result<(Reply, serde_json::Value), Problem> {
+            let file = self.folder.path().join("state.json");
+            let service = Service {
+                zone: self.zone,
+                name: "shunt",
+                size: 0,
+                state_file: Some(&file),
+                upstreams: &self.served,
+                nginx: "1.28.3",
+            };
+            let (path, query) = target.split_once('?').unwrap_or((target, ""));
+            let call = Call::parse(method, path, query)
+                .map_err(|e| Problem::new(e.status(), e.to_string()))?;
+            let reply = if call.is_change() {
+                service.change(&call, if_match, body.as_bytes())
+            } else {
+                service.read(&call, true)
+            }?;
+            let json = serde_json::from_slice(&reply.body).unwrap();
+            Ok((reply, json))
+        }
+
+        fn put(&self, release: &str, port: u16) -> u16 {
+            let body = format!(r#"{{"servers":[{{"address":"127.0.0.1:{port}"}}]}}"#);
+            let target = format!("/v1/upstreams/web/releases/{release}");
+            self.ask(Method::Put, &target, None, &body).unwrap().0.status
+        }
+
+        fn switch(&self, release: &str, if_match: Option<&str>) -> Result<u32, Problem> {
+            let body = format!(r#"{{"release":"{release}"}}"#);
+            let reply = self.ask(Method::Post, "/v1/upstreams/web/switch", if_match, &body);
+            reply.map(|(reply, _)| reply.generation.unwrap())
+        }
+
+        fn state(&self) -> (Reply, serde_json::Value) {
+            self.ask(Method::Get, "/v1/upstreams/web", None, "").unwrap()
+        }
+    }
+
+    #[test]
+    fn a_release_is_added_switched_to_and_the_old_one_deleted() {
+        let words = words(1 << 18);
+        let f = Fixture::new(&words);
+        assert_eq!((f.put("v1", 10), f.put("v1", 10), f.put("v1", 11)), (201, 200, 200));
+        assert_eq!(f.switch("v1", None).unwrap(), 4);
+        assert_eq!(f.put("v2", 20), 201);
+        assert_eq!(f.switch("v2", None).unwrap(), 6);
+        let (_, state) = f.state();
+        assert_eq!((&state["active"], &state["previous"]), (&"v2".into(), &"v1".into()));
+        f.ask(Method::Delete, "/v1/upstreams/web/previous", None, "").unwrap();
+        let (reply, state) =
+            f.ask(Method::Delete, "/v1/upstreams/web/releases/v1", None, "").unwrap();
+        assert_eq!((reply.generation, &state["previous"]), (Some(8), &serde_json::Value::Null));
+        assert_eq!(state["releases"].as_array().unwrap().len(), 2);
+        // The column is free again.
+        assert_eq!(f.zone.releases_use().used, 2);
+    }
+
+    #[test]
+    fn p7_of_two_changes_based_on_one_generation_one_wins() {
+        let words = words(1 << 18);
+        let f = Fixture::new(&words);
+        f.put("v1", 10);
+        assert_eq!(f.switch("v1", Some("\"2\"")).unwrap(), 3);
+        let problem = f.switch("default", Some("\"2\"")).unwrap_err();
+        assert_eq!(problem.status, 412);
+        assert_eq!(problem.upstream.unwrap().generation, 3);
+        for (if_match, status) in [("2", 400), ("", 400), ("\"a", 400), ("W/\"3\"", 412)] {
+            assert_eq!(f.switch("default", Some(if_match)).unwrap_err().status, status);
+        }
+        assert_eq!(f.switch("default", Some("\"1\", \"3\"")).unwrap(), 4);
+        assert_eq!(f.switch("v1", Some("*")).unwrap(), 5);
+    }
+
+    #[test]
+    fn p6_what_is_refused_changes_nothing() {
+        let words = words(1 << 18);
+        let f = Fixture::new(&words);
+        f.put("v1", 10);
+        let (before, state) = f.state();
+        let file = std::fs::read(f.folder.path().join("state.json")).unwrap();
+        let server = |s: &str| format!(r#"{{"servers":[{s}]}}"#);
+        let put = "/v1/upstreams/web/releases/v2";
+        let cases = [
+            (Method::Put, put, "{".to_owned(), 400),
+            (Method::Put, put, String::new(), 400),
+            (Method::Put, put, "[]".to_owned(), 422),
+            (Method::Put, put, server(""), 422),
+            (Method::Put, put, server(r#"{"address":"app:80"}"#), 422),
+            (Method::Put, put, server(r#"{"address":"127.0.0.1:80","x":1}"#), 422),
+            (Method::Put, put, server(r#"{"address":"127.0.0.1:80","weight":-1}"#), 422),
+            (
+                Method::Put,
+                put,
+                server(r#"{"address":"127.0.0.1:80","backup":true},{"address":"127.0.0.1:81"}"#),
+                422,
+            ),
+            (
+                Method::Put,
+                "/v1/upstreams/x/releases/v2",
+                server(r#"{"address":"127.0.0.1:80"}"#),
+                404,
+            ),
+            (Method::Post, "/v1/upstreams/web/switch", r#"{"release":"v9"}"#.to_owned(), 404),
+            (Method::Post, "/v1/upstreams/web/switch", r#"{"release":"a/b"}"#.to_owned(), 422),
+            (Method::Post, "/v1/upstreams/x/switch", r#"{"release":"v1"}"#.to_owned(), 404),
+            (Method::Delete, "/v1/upstreams/web/releases/default", String::new(), 409),
+            (Method::Delete, "/v1/upstreams/web/releases/v9", String::new(), 404),
+        ];
+        for (method, target, body, status) in cases {
+            let problem = f.ask(method, target, None, &body).unwrap_err();
+            assert_eq!(problem.status, status, "{target} {body}: {problem}");
+        }
+        assert_eq!(f.state(), (before, state));
+        assert_eq!(std::fs::read(f.folder.path().join("state.json")).unwrap(), file);
+        assert_eq!(f.zone.releases_use().used, 2);
+    }
+
+    #[test]
+    fn p6_without_its_state_file_a_change_does_not_happen() {
+        let words = words(1 << 18);
+        let f = Fixture::new(&words);
+        f.put("v1", 10);
+        let before = f.state();
+        let columns = f.zone.releases_use();
+        std::fs::remove_dir_all(f.folder.path()).unwrap();
+        let problem = f.switch("v1", None).unwrap_err();
+        assert_eq!(problem.status, 507);
+        assert!(problem.detail.contains("state.json"), "{problem}");
+        let body = r#"{"servers":[{"address":"127.0.0.1:80"}]}"#;
+        assert!(f.ask(Method::Put, "/v1/upstreams/web/releases/v2", None, body).is_err());
+        assert_eq!((f.state(), f.zone.releases_use()), (before, columns));
+    }
+
+    #[test]
+    fn p2_a_release_is_drained_when_it_is_not_active_and_has_nothing_in_flight() {
+        let words = words(1 << 18);
+        let f = Fixture::new(&words);
+        f.put("v1", 10);
+        let service = Service {
+            zone: f.zone,
+            name: "shunt",
+            size: 0,
+            state_file: None,
+            upstreams: &f.served,
+            nginx: "",
+        };
+        let drained = || {
+            let query = "wait=drained&release=default";
+            let call = Call::parse(Method::Get, "/v1/upstreams/web", query).unwrap();
+            let Call::Upstream { wait: Some(wait), .. } = call else { unreachable!() };
+            service.has_come("web", &wait).unwrap()
+        };
+        let row = f.zone.claim_row(Identity::me());
+        let mut follower = Follower::new(f.served[0].record.unwrap(), "web");
+        let mut admitted = follower.admit(&f.zone, row).unwrap().unwrap();
+        assert_eq!(admitted.release().name.as_str(), "default");
+        let mut ticket = admitted.ticket.take().unwrap();
+        assert!(!drained());
+        f.switch("v1", None).unwrap();
+        assert!(!drained());
+        let problem = f.ask(Method::Delete, "/v1/upstreams/web/releases/default", None, "");
+        assert_eq!(problem.unwrap_err().status, 409);
+        ticket.upgrade(&f.zone);
+        assert_eq!(f.state().1["releases"][0]["in_flight"]["upgraded"], 1);
+        assert_eq!(f.state().1["releases"][0]["state"], "draining");
+        ticket.give_back(&f.zone);
+        assert!(drained());
+        let next = follower.admit(&f.zone, row).unwrap().unwrap();
+        assert_eq!(next.release().name.as_str(), "v1");
+        next.ticket.unwrap().give_back(&f.zone);
+    }
+
+    #[test]
+    fn ten_thousand_changes_take_no_more_room() {
+        let words = words(1 << 15);
+        let mut f = Fixture::new(&words);
+        f.served[0].backup = true;
+        let service = Service {
+            zone: f.zone,
+            name: "shunt",
+            size: 0,
+            state_file: None,
+            upstreams: &f.served,
+            nginx: "",
+        };
+        let call = |method, target: &str, body: &str| {
+            let call = Call::parse(method, target, "").unwrap();
+            service.change(&call, None, body.as_bytes()).unwrap();
+        };
+        for i in 0..2500 {
+            let release = format!("/v1/upstreams/web/releases/v{i}");
+            let body = format!(r#"{{"servers":[{{"address":"127.0.0.1:{}"}}]}}"#, i + 1);
+            call(Method::Put, &release, &body);
+            let body = format!(r#"{{"release":"v{i}"}}"#);
+            call(Method::Post, "/v1/upstreams/web/switch", &body);
+            call(Method::Post, "/v1/upstreams/web/switch", r#"{"release":"default"}"#);
+            call(Method::Delete, &release, "");
+        }
+        assert_eq!(f.zone.releases_use().used, 1);
+        assert_eq!(f.zone.tables_use().used, 128);
+    }
+
+    #[test]
+    fn a_full_zone_refuses_and_says_what_to_do() {
+        let words = words(1 << 15);
+        let f = Fixture::new(&words);
+        let room = f.zone.releases_use().capacity;
+        let body = r#"{"servers":[{"address":"127.0.0.1:80"}]}"#;
+        let problem = (0..room)
+            .find_map(|i| {
+                let target = format!("/v1/upstreams/web/releases/v{i}");
+                f.ask(Method::Put, &target, None, body).err()
+            })
+            .expect("the zone takes more than there is room for");
+        assert_eq!(problem.status, 507, "{problem}");
+        assert!(problem.detail.contains("shunt_zone"), "{problem}");
+        f.switch("v0", None).unwrap();
+    }
+}

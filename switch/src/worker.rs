@@ -1,0 +1,127 @@
+//! Who a worker is, and whether it still lives.
+
+use rustix::process::{Pid, test_kill_process};
+
+/// A process, told apart from a later one with the same pid.
+///
+/// The pid in the upper half, the lower 32 bits of its start time in the lower one: field 22 of
+/// `/proc/<pid>/stat`, in clock ticks since boot (`proc(5)`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Identity(u64);
+
+impl Identity {
+    /// This process.
+    #[must_use]
+    pub fn me() -> Self {
+        let pid = std::process::id();
+        let start = match Stat::read(pid) {
+            Some(stat) => stat.start,
+            None => 0,
+        };
+        Self::new(pid, start)
+    }
+
+    /// A process by its pid and start time; a start of 0 is "not known".
+    #[must_use]
+    pub fn new(pid: u32, start: u32) -> Self {
+        Self(u64::from(pid) << 32 | u64::from(start))
+    }
+
+    /// As it stands in the zone, where 0 is nobody.
+    #[must_use]
+    pub fn from_word(word: u64) -> Option<Self> {
+        (word != 0).then_some(Self(word))
+    }
+
+    /// As it stands in the zone.
+    #[must_use]
+    pub fn word(self) -> u64 {
+        self.0
+    }
+
+    fn pid(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
+
+    /// Whether the process still runs.
+    ///
+    /// `kill(pid, 0)` alone would take a zombie, or a stranger with the same pid, for the worker.
+    /// It decides only where `/proc` cannot be read.
+    #[must_use]
+    pub fn is_alive(self) -> bool {
+        let start = self.0 as u32;
+        match Stat::read(self.pid()) {
+            Some(stat) => !stat.ended && (start == 0 || stat.start == start),
+            None => {
+                let pid = i32::try_from(self.pid()).ok().and_then(Pid::from_raw);
+                // Without its entry in a readable /proc, a process is gone.
+                !std::path::Path::new("/proc/self/stat").exists()
+                    && pid.is_some_and(|pid| {
+                        // "Not permitted" means that it is there.
+                        !matches!(test_kill_process(pid), Err(rustix::io::Errno::SRCH))
+                    })
+            }
+        }
+    }
+}
+
+/// What `/proc/<pid>/stat` tells.
+#[derive(Debug, PartialEq, Eq)]
+struct Stat {
+    ended: bool,
+    start: u32,
+}
+
+impl Stat {
+    fn read(pid: u32) -> Option<Self> {
+        let text = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
+        Self::parse(&String::from_utf8_lossy(&text))
+    }
+
+    /// The name (field 2) stands in parentheses and may have blanks and parentheses itself, so the
+    /// fields are counted from the last one.
+    fn parse(text: &str) -> Option<Self> {
+        let (_, fields) = text.rsplit_once(") ")?;
+        let mut fields = fields.split(' ');
+        let state = fields.next()?;
+        let start: u64 = fields.nth(18)?.trim_end().parse().ok()?;
+        Some(Self { ended: matches!(state, "Z" | "X" | "x"), start: start as u32 })
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn i_am_alive_and_a_stranger_with_my_pid_is_not_me() {
+        let me = Identity::me();
+        assert!(me.is_alive());
+        assert_eq!(Identity::from_word(me.word()), Some(me));
+        let other = Identity::new(std::process::id(), (me.word() as u32).wrapping_add(1));
+        assert!(!other.is_alive());
+    }
+
+    #[test]
+    fn a_zombie_is_dead() {
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let pid = child.id();
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        while !Stat::read(pid).unwrap().ended {
+            assert!(std::time::Instant::now() < deadline, "the child did not end");
+            std::thread::yield_now();
+        }
+        let stat = Stat::read(pid).unwrap();
+        assert!(!Identity::new(pid, stat.start).is_alive());
+        child.wait().unwrap();
+        assert!(!Identity::new(pid, stat.start).is_alive());
+    }
+
+    #[test]
+    fn a_name_with_blanks_and_parentheses_is_skipped() {
+        let text = "7 (a) b) S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 4294967299 20\n";
+        assert_eq!(Stat::parse(text), Some(Stat { ended: false, start: 3 }));
+        assert_eq!(Stat::parse("7 (a"), None);
+        assert_eq!(Stat::parse("7 (a) Z 1"), None);
+    }
+}

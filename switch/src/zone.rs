@@ -1,0 +1,332 @@
+//! The zone: words that processes share, and how to find one's way in them.
+
+use shunt_api::InFlight;
+use shunt_api::state::Share;
+
+use crate::cells::{self, Cell};
+use crate::layout::Layout;
+use crate::sync::{AtomicU64, Ordering};
+use crate::worker::Identity;
+
+/// "shunt", and the version of the layout.
+const MAGIC: u64 = u64::from_be_bytes(*b"shunt\0\0\x01");
+
+/// The words of the header.
+mod header {
+    pub const MAGIC: usize = 0;
+    pub const WORDS: usize = 1;
+    pub const WORKERS: usize = 2;
+    pub const UPSTREAMS: usize = 3;
+    pub const COLUMNS: usize = 4;
+    pub const BLOCKS: usize = 5;
+    pub const SERIAL: usize = 6;
+}
+
+/// Why the zone cannot be used, or cannot take more.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ZoneError {
+    /// Not even one upstream fits.
+    #[error("the zone is too small for a single upstream")]
+    TooSmall,
+    /// The words are not a zone of this version of the layout.
+    #[error("the shared memory is not a zone of this version of shunt")]
+    Foreign,
+    /// Every record is in use.
+    #[error("the zone is full, it has room for {0} upstreams")]
+    NoRecord(usize),
+    /// Every column is in use.
+    #[error("the zone is full, it has room for {0} releases")]
+    NoColumn(usize),
+    /// There is no run of free blocks that is long enough.
+    #[error(
+        "the zone is full, {bytes} more bytes for a table of releases are not free in one piece"
+    )]
+    NoBlocks {
+        /// How long the table is.
+        bytes: usize,
+    },
+    /// Something in shared memory is not what this code writes.
+    #[error("the zone is damaged at upstream record {0}")]
+    Damaged(usize),
+}
+
+/// The zone of a `shunt_zone`. Cheap to copy: it only borrows the words.
+#[derive(Clone, Copy)]
+pub struct Zone<'z> {
+    words: &'z [AtomicU64],
+    layout: Layout,
+}
+
+/// A row of counters: a worker's own, or the shared one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Row(usize);
+
+impl<'z> Zone<'z> {
+    /// Makes an empty zone of words that nobody uses yet, with rows for so many workers.
+    ///
+    /// # Errors
+    ///
+    /// [`ZoneError::TooSmall`].
+    pub fn create(words: &'z [AtomicU64], workers: usize) -> Result<Self, ZoneError> {
+        let layout = Layout::divide(words.len(), workers).ok_or(ZoneError::TooSmall)?;
+        for word in words {
+            word.store(0, Ordering::Relaxed);
+        }
+        let zone = Self { words, layout };
+        for (at, value) in [
+            (header::WORDS, words.len()),
+            (header::WORKERS, layout.workers),
+            (header::UPSTREAMS, layout.upstreams),
+            (header::COLUMNS, layout.columns),
+            (header::BLOCKS, layout.blocks),
+        ] {
+            zone.word(at).store(value as u64, Ordering::Relaxed);
+        }
+        zone.word(header::MAGIC).store(MAGIC, Ordering::Release);
+        Ok(zone)
+    }
+
+    /// Finds the zone that another process, or an older configuration, made of these words.
+    ///
+    /// # Errors
+    ///
+    /// [`ZoneError::Foreign`] when it is not one, or has another size than it says.
+    pub fn attach(words: &'z [AtomicU64]) -> Result<Self, ZoneError> {
+        let read = |at: usize| {
+            let value = words.get(at).map(|w| w.load(Ordering::Acquire));
+            value.and_then(|v| usize::try_from(v).ok()).ok_or(ZoneError::Foreign)
+        };
+        let layout = Layout {
+            workers: read(header::WORKERS)?,
+            upstreams: read(header::UPSTREAMS)?,
+            columns: read(header::COLUMNS)?,
+            blocks: read(header::BLOCKS)?,
+        };
+        let sound = words[header::MAGIC].load(Ordering::Acquire) == MAGIC
+            && read(header::WORDS)? == words.len()
+            && Layout::divide(words.len(), layout.workers) == Some(layout);
+        if sound { Ok(Self { words, layout }) } else { Err(ZoneError::Foreign) }
+    }
+
+    /// How the words are divided.
+    #[must_use]
+    pub fn layout(&self) -> Layout {
+        self.layout
+    }
+
+    pub(crate) fn word(&self, at: usize) -> &'z AtomicU64 {
+        &self.words[at]
+    }
+
+    pub(crate) fn words(&self) -> &'z [AtomicU64] {
+        self.words
+    }
+
+    /// A number that was never given before: it tells one release, or one table, from all others
+    /// that come to stand in the same place.
+    pub(crate) fn serial(&self) -> u64 {
+        self.word(header::SERIAL).fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// Takes a row for a worker; the shared one when no other is free.
+    pub fn claim_row(&self, me: Identity) -> Row {
+        let rows = (0..self.layout.workers).map(|row| self.word(self.layout.worker(row)));
+        let Some(row) = cells::claim(rows, me, Identity::is_alive) else {
+            return Row(self.layout.workers);
+        };
+        // What the dead one had in flight ended with it; what it had counted stays counted.
+        for column in 0..self.layout.columns {
+            self.word(self.layout.cell(row, column).start).store(0, Ordering::Release);
+        }
+        Row(row)
+    }
+
+    /// Gives a row back when its worker ends in order. With something still in flight it stays the
+    /// worker's, whose death then tells that it counts for nothing.
+    pub fn leave_row(&self, row: Row) {
+        if row.0 >= self.layout.workers {
+            return;
+        }
+        let busy = (0..self.layout.columns)
+            .any(|c| self.word(self.layout.cell(row.0, c).start).load(Ordering::Relaxed) != 0);
+        if !busy {
+            self.word(self.layout.worker(row.0)).store(0, Ordering::Release);
+        }
+    }
+
+    /// The cell of a row and a column; `None` when there is no such column.
+    #[must_use]
+    pub fn cell(&self, row: Row, column: u32) -> Option<Cell<'z>> {
+        let column = usize::try_from(column).ok().filter(|c| *c < self.layout.columns)?;
+        let at = self.layout.cell(row.0, column);
+        let shared = row.0 == self.layout.workers;
+        Some(Cell::new(self.word(at.start), self.word(at.start + 1), shared))
+    }
+
+    /// What is in flight in a column, as of a moment after the caller last loaded a route.
+    #[must_use]
+    pub fn in_flight(&self, column: u32) -> InFlight {
+        let Some(column) = usize::try_from(column).ok().filter(|c| *c < self.layout.columns) else {
+            return InFlight::default();
+        };
+        let rows = (0..=self.layout.workers).map(|row| {
+            let worker = (row < self.layout.workers).then(|| self.word(self.layout.worker(row)));
+            (worker, self.word(self.layout.cell(row, column).start))
+        });
+        cells::in_flight(rows, Identity::is_alive)
+    }
+
+    /// The requests that were ever given to a column's release.
+    #[must_use]
+    pub fn requests(&self, column: u32) -> u64 {
+        let Some(column) = usize::try_from(column).ok().filter(|c| *c < self.layout.columns) else {
+            return 0;
+        };
+        (0..=self.layout.workers)
+            .map(|row| self.word(self.layout.cell(row, column).start + 1).load(Ordering::Relaxed))
+            .fold(0, u64::wrapping_add)
+    }
+
+    /// Workers that count here and live.
+    #[must_use]
+    pub fn workers(&self) -> usize {
+        (0..self.layout.workers)
+            .filter_map(|row| {
+                Identity::from_word(self.word(self.layout.worker(row)).load(Ordering::Acquire))
+            })
+            .filter(|identity| identity.is_alive())
+            .count()
+    }
+
+    /// Takes a column for a release of this upstream. Under the lock.
+    ///
+    /// # Errors
+    ///
+    /// [`ZoneError::NoColumn`].
+    pub(crate) fn take_column(&self, upstream: usize) -> Result<u32, ZoneError> {
+        let column = match self.free_column() {
+            Some(column) => column,
+            None => {
+                self.collect_columns();
+                self.free_column().ok_or(ZoneError::NoColumn(self.layout.columns))?
+            }
+        };
+        for row in 0..=self.layout.workers {
+            let at = self.layout.cell(row, column).start + 1;
+            self.word(at).store(0, Ordering::Relaxed);
+        }
+        self.word(self.layout.owner(column)).store(upstream as u64 + 1, Ordering::Release);
+        Ok(column as u32)
+    }
+
+    /// Gives a column back. Under the lock.
+    pub(crate) fn free(&self, column: u32) {
+        let column = column as usize;
+        if column < self.layout.columns {
+            self.word(self.layout.owner(column)).store(0, Ordering::Release);
+        }
+    }
+
+    fn free_column(&self) -> Option<usize> {
+        (0..self.layout.columns).find(|column| {
+            self.word(self.layout.owner(*column)).load(Ordering::Relaxed) == 0
+                && self.in_flight(*column as u32).total() == 0
+        })
+    }
+
+    /// Frees the columns that no table names: those of releases that were dropped while something
+    /// was in flight, and those that a writer took just before it died.
+    fn collect_columns(&self) {
+        let mut used = vec![false; self.layout.columns];
+        for (_, state) in self.states().flatten() {
+            for entry in &state.table.releases {
+                if let Some(used) = used.get_mut(entry.column as usize) {
+                    *used = true;
+                }
+            }
+        }
+        for (column, used) in used.into_iter().enumerate() {
+            if !used {
+                self.free(column as u32);
+            }
+        }
+    }
+
+    /// Upstreams in the zone.
+    #[must_use]
+    pub fn upstreams_use(&self) -> Share {
+        let used = (0..self.layout.upstreams).filter(|u| self.is_taken(*u)).count();
+        Share { used: used as u64, capacity: self.layout.upstreams as u64 }
+    }
+
+    /// Releases in the zone.
+    #[must_use]
+    pub fn releases_use(&self) -> Share {
+        let owned = |c: &usize| self.word(self.layout.owner(*c)).load(Ordering::Relaxed) != 0;
+        let used = (0..self.layout.columns).filter(owned).count();
+        Share { used: used as u64, capacity: self.layout.columns as u64 }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+pub(crate) mod testing {
+    use super::*;
+
+    /// The words of a zone in private memory.
+    pub fn words(bytes: usize) -> Vec<AtomicU64> {
+        (0..bytes / 8).map(|_| AtomicU64::new(0)).collect()
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::testing::words;
+    use super::*;
+
+    #[test]
+    fn a_zone_is_found_again_and_a_stranger_is_not() {
+        let words = words(1 << 20);
+        assert_eq!(Zone::attach(&words).err(), Some(ZoneError::Foreign));
+        let layout = Zone::create(&words, 16).unwrap().layout();
+        assert_eq!(Zone::attach(&words).unwrap().layout(), layout);
+        assert_eq!(Zone::attach(&words[1..]).err(), Some(ZoneError::Foreign));
+        assert_eq!(Zone::attach(&[]).err(), Some(ZoneError::Foreign));
+        words[header::COLUMNS].store(1 << 40, Ordering::Relaxed);
+        assert_eq!(Zone::attach(&words).err(), Some(ZoneError::Foreign));
+    }
+
+    #[test]
+    fn a_megabyte_holds_five_hundred_upstreams() {
+        let words = words(1 << 20);
+        let layout = Zone::create(&words, 16).unwrap().layout();
+        assert!(layout.upstreams >= 500, "{layout:?}");
+        assert_eq!(Zone::create(&words[..100], 16).err(), Some(ZoneError::TooSmall));
+    }
+
+    #[test]
+    fn p4_a_dead_workers_row_is_taken_over_without_its_in_flight() {
+        let words = words(1 << 16);
+        let zone = Zone::create(&words, 2).unwrap();
+        let route = AtomicU64::new(0);
+        let seen = crate::route::Route::load(&route);
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let start = std::fs::read_to_string(format!("/proc/{}/stat", child.id())).unwrap();
+        let start = start.rsplit_once(") ").unwrap().1.split(' ').nth(19).unwrap().parse::<u64>();
+        let row = zone.claim_row(Identity::new(child.id(), start.unwrap() as u32));
+        assert!(zone.cell(row, 0).unwrap().enter(&route, seen));
+        assert_eq!((zone.in_flight(0).requests, zone.workers()), (1, 1));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!((zone.in_flight(0).requests, zone.workers()), (0, 0));
+        let mine = zone.claim_row(Identity::me());
+        assert_eq!(mine, row);
+        assert_eq!((zone.in_flight(0).requests, zone.requests(0)), (0, 1));
+        // A second and a third claim: the other row, then the shared one.
+        assert_ne!(zone.claim_row(Identity::me()), mine);
+        let shared = zone.claim_row(Identity::me());
+        assert!(zone.cell(shared, 0).unwrap().enter(&route, seen));
+        assert_eq!(zone.in_flight(0).requests, 1);
+        zone.leave_row(mine);
+        assert_eq!(zone.workers(), 1);
+    }
+}
