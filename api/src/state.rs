@@ -14,8 +14,8 @@ pub struct Index {
     pub nginx: String,
     /// Worker processes that serve traffic now, those of an older configuration included.
     pub workers: usize,
-    /// The zone's use.
-    pub zone: ZoneUse,
+    /// How full each zone is.
+    pub zones: Vec<ZoneUse>,
     /// Whether the caller may change something here.
     pub writable: bool,
 }

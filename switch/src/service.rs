@@ -19,23 +19,31 @@ use crate::zone::{Zone, ZoneError};
 pub struct Served {
     /// Its name.
     pub name: String,
+    /// Its zone: index into [`Service::zones`].
+    pub zone: usize,
     /// Its record in the zone; `None` when the zone had no room.
     pub record: Option<usize>,
     /// Whether its balancing method knows backup servers.
     pub backup: bool,
 }
 
-/// The API of one zone.
-pub struct Service<'z> {
+/// A zone that the API serves.
+pub struct ServedZone<'z> {
     /// The zone.
     pub zone: Zone<'z>,
-    /// The zone's name.
+    /// Its name.
     pub name: &'z str,
-    /// The zone's size in bytes, as configured.
+    /// Its size in bytes, as configured.
     pub size: u64,
-    /// The state file.
+    /// Its state file.
     pub state_file: Option<&'z Path>,
-    /// The configuration's upstreams that use this zone.
+}
+
+/// The API of a configuration.
+pub struct Service<'z> {
+    /// The zones.
+    pub zones: &'z [ServedZone<'z>],
+    /// The switchable upstreams.
     pub upstreams: &'z [Served],
     /// The version of NGINX.
     pub nginx: &'z str,
@@ -130,7 +138,41 @@ fn matches(if_match: &str, generation: u32) -> Result<bool, Problem> {
     Ok(found)
 }
 
+impl ServedZone<'_> {
+    /// Writes the state file for all upstreams of the zone as they are.
+    ///
+    /// # Errors
+    ///
+    /// [`SnapshotError`].
+    pub fn save(&self) -> Result<(), SnapshotError> {
+        self.persist(None)
+    }
+
+    fn persist(&self, next: Option<(usize, &State)>) -> Result<(), SnapshotError> {
+        let Some(path) = self.state_file else { return Ok(()) };
+        let mut saved = Vec::new();
+        for state in self.zone.states() {
+            match (state, next) {
+                (Ok((at, _)), Some((record, next))) if at == record => saved.push(Saved::of(next)),
+                (Ok((_, state)), _) => saved.push(Saved::of(&state)),
+                (Err(error), _) => {
+                    let error = std::io::Error::other(error.to_string());
+                    return Err(SnapshotError::Write { path: path.to_owned(), error });
+                }
+            }
+        }
+        Snapshot::new(saved).write(path)
+    }
+}
+
 impl Service<'_> {
+    /// The zone that a change is about, whose lock [`Service::change`] needs; `None` when there is
+    /// no such upstream.
+    #[must_use]
+    pub fn zone_of(&self, upstream: &str) -> Option<usize> {
+        self.find(upstream).ok().map(|served| served.zone)
+    }
+
     /// Answers a call that changes nothing, as things are now.
     ///
     /// # Errors
@@ -140,19 +182,21 @@ impl Service<'_> {
         match call {
             Call::Index => reply(200, None, &self.index(writable)),
             Call::Upstreams => {
-                let upstreams = self.upstreams.iter().map(|u| Ok(self.show(&self.state(u)?)));
+                let upstreams =
+                    self.upstreams.iter().map(|u| Ok(show(self.zone(u)?, &self.state(u)?)));
                 let upstreams = upstreams.collect::<Result<_, Problem>>()?;
                 reply(200, None, &Upstreams { upstreams })
             }
             Call::Upstream { upstream, wait } => {
-                let state = self.state(self.find(upstream)?)?;
+                let served = self.find(upstream)?;
+                let state = self.state(served)?;
                 if let Some(Wait::Drained { release, .. }) = wait
                     && state.table.by_name(release.as_str()).is_none()
                 {
                     let detail = format!("upstream {upstream:?} has no release \"{release}\"");
                     return Err(Problem::new(404, detail));
                 }
-                self.reply_state(200, &state)
+                self.reply_state(served, 200, &state)
             }
             Call::PutRelease { .. }
             | Call::DeleteRelease { .. }
@@ -167,7 +211,8 @@ impl Service<'_> {
     ///
     /// The problem to answer with.
     pub fn has_come(&self, upstream: &str, wait: &Wait) -> Result<bool, Problem> {
-        let state = self.state(self.find(upstream)?)?;
+        let served = self.find(upstream)?;
+        let (zone, state) = (self.zone(served)?, self.state(served)?);
         Ok(match wait {
             Wait::Change { generation, .. } => state.route.generation() != *generation,
             Wait::Drained { release, .. } => match state.table.by_name(release.as_str()) {
@@ -175,13 +220,13 @@ impl Service<'_> {
                 None => true,
                 Some(entry) => {
                     state.route.active() != Some(entry.index)
-                        && self.zone.in_flight(entry.column).total() == 0
+                        && zone.in_flight(entry.column).total() == 0
                 }
             },
         })
     }
 
-    /// Makes a change. Under the lock.
+    /// Makes a change. Under the lock of the upstream's zone.
     ///
     /// # Errors
     ///
@@ -209,21 +254,22 @@ impl Service<'_> {
             Call::DeleteRelease { upstream, release } => {
                 let served = self.find(upstream)?;
                 let state = self.matching(served, if_match)?;
-                let in_flight = |column| self.zone.in_flight(column).total();
-                let (next, column) = change::delete(&state, release, self.zone.serial(), in_flight)
+                let zone = self.zone(served)?;
+                let in_flight = |column| zone.in_flight(column).total();
+                let (next, column) = change::delete(&state, release, zone.serial(), in_flight)
                     .map_err(|e| of_change(&e))?;
                 self.publish(served, &next)?;
-                self.zone.free(column);
-                self.reply_state(200, &next)
+                zone.free(column);
+                self.reply_state(served, 200, &next)
             }
             Call::DeletePrevious { upstream } => {
                 let served = self.find(upstream)?;
                 let state = self.matching(served, if_match)?;
                 match change::forget_previous(&state) {
-                    None => self.reply_state(200, &state),
+                    None => self.reply_state(served, 200, &state),
                     Some(next) => {
                         self.publish(served, &next)?;
-                        self.reply_state(200, &next)
+                        self.reply_state(served, 200, &next)
                     }
                 }
             }
@@ -231,15 +277,6 @@ impl Service<'_> {
                 Err(Problem::new(500, "a read is not a change"))
             }
         }
-    }
-
-    /// Writes the state file for all upstreams of the zone as they are.
-    ///
-    /// # Errors
-    ///
-    /// [`SnapshotError`].
-    pub fn save(&self) -> Result<(), SnapshotError> {
-        self.persist(None)
     }
 
     fn switch(
@@ -267,14 +304,14 @@ impl Service<'_> {
         spec: &ReleaseSpec,
     ) -> Result<Reply, Problem> {
         let upstream = self.record(served)?;
-        let mut supply = FromZone { zone: self.zone, upstream, taken: None };
+        let mut supply = FromZone { zone: self.zone(served)?, upstream, taken: None };
         let next = change::put(state, release, spec, served.backup, &mut supply)
             .map_err(|e| of_zone(&e))?
             .map_err(|e| of_change(&e))?;
-        let Some(next) = next else { return self.reply_state(200, state) };
+        let Some(next) = next else { return self.reply_state(served, 200, state) };
         self.publish(served, &next)?;
         let status = if supply.taken.take().is_some() { 201 } else { 200 };
-        self.reply_state(status, &next)
+        self.reply_state(served, status, &next)
     }
 
     fn find(&self, upstream: &str) -> Result<&Served, Problem> {
@@ -289,8 +326,18 @@ impl Service<'_> {
         served.record.ok_or_else(|| Problem::new(507, no_room()))
     }
 
+    fn served_zone(&self, served: &Served) -> Result<&ServedZone<'_>, Problem> {
+        let missing = || format!("upstream {:?} has no zone", served.name);
+        self.zones.get(served.zone).ok_or_else(|| Problem::new(500, missing()))
+    }
+
+    fn zone(&self, served: &Served) -> Result<Zone<'_>, Problem> {
+        Ok(self.served_zone(served)?.zone)
+    }
+
     fn state(&self, served: &Served) -> Result<State, Problem> {
-        let state = self.zone.state(self.record(served)?, None).map_err(|e| of_zone(&e))?;
+        let zone = self.zone(served)?;
+        let state = zone.state(self.record(served)?, None).map_err(|e| of_zone(&e))?;
         if state.table.upstream != served.name {
             // Asked of a worker whose configuration is an older one.
             let detail = format!("upstream {:?} is no longer in the configuration", served.name);
@@ -309,82 +356,72 @@ impl Service<'_> {
         }
         let detail =
             format!("upstream {:?} is at generation {generation}, not at {if_match}", served.name);
-        let upstream = Some(Box::new(self.show(&state)));
+        let upstream = Some(Box::new(show(self.zone(served)?, &state)));
         Err(Problem { upstream, ..Problem::new(412, detail) })
     }
 
     /// Beside the old data, into the state file, and then visible: in this order.
     fn publish(&self, served: &Served, next: &State) -> Result<crate::route::Route, Problem> {
         let record = self.record(served)?;
-        let prepared = self.zone.prepare(record, next).map_err(|e| of_zone(&e))?;
-        self.persist(Some((record, next))).map_err(|e| of_snapshot(&e))?;
+        let served_zone = self.served_zone(served)?;
+        let prepared = served_zone.zone.prepare(record, next).map_err(|e| of_zone(&e))?;
+        served_zone.persist(Some((record, next))).map_err(|e| of_snapshot(&e))?;
         Ok(prepared.publish())
-    }
-
-    fn persist(&self, next: Option<(usize, &State)>) -> Result<(), SnapshotError> {
-        let Some(path) = self.state_file else { return Ok(()) };
-        let mut saved = Vec::new();
-        for state in self.zone.states() {
-            match (state, next) {
-                (Ok((at, _)), Some((record, next))) if at == record => saved.push(Saved::of(next)),
-                (Ok((_, state)), _) => saved.push(Saved::of(&state)),
-                (Err(error), _) => {
-                    let error = std::io::Error::other(error.to_string());
-                    return Err(SnapshotError::Write { path: path.to_owned(), error });
-                }
-            }
-        }
-        Snapshot::new(saved).write(path)
     }
 
     fn index(&self, writable: bool) -> Index {
         Index {
             module: env!("CARGO_PKG_VERSION").to_owned(),
             nginx: self.nginx.to_owned(),
-            workers: self.zone.workers(),
-            zone: ZoneUse {
-                name: self.name.to_owned(),
-                size: self.size,
-                upstreams: self.zone.upstreams_use(),
-                releases: self.zone.releases_use(),
-                tables: self.zone.tables_use(),
-            },
+            // Each worker counts in every zone.
+            workers: self.zones.iter().map(|z| z.zone.workers()).max().unwrap_or(0),
+            zones: self.zones.iter().map(zone_use).collect(),
             writable,
         }
     }
 
-    fn reply_state(&self, status: u16, state: &State) -> Result<Reply, Problem> {
-        reply(status, Some(state.route.generation()), &self.show(state))
+    fn reply_state(&self, served: &Served, status: u16, state: &State) -> Result<Reply, Problem> {
+        reply(status, Some(state.route.generation()), &show(self.zone(served)?, state))
     }
+}
 
-    fn show(&self, state: &State) -> Upstream {
-        let name = |index: Option<u8>| {
-            index.and_then(|i| state.table.by_index(i)).map(|entry| entry.name.clone())
-        };
-        let releases = state.table.releases.iter().map(|entry| {
-            let in_flight = self.zone.in_flight(entry.column);
-            Release {
-                name: entry.name.clone(),
-                source: entry.origin.source(),
-                state: if state.route.active() == Some(entry.index) {
-                    ReleaseState::Active
-                } else if in_flight.total() > 0 {
-                    ReleaseState::Draining
-                } else {
-                    ReleaseState::Idle
-                },
-                servers: entry.servers.iter().map(Server::from).collect(),
-                in_flight,
-                requests: self.zone.requests(entry.column),
-            }
-        });
-        Upstream {
-            name: state.table.upstream.clone(),
-            generation: state.route.generation(),
-            active: name(state.route.active()),
-            previous: name(state.previous),
-            releases: releases.collect(),
+fn zone_use(served: &ServedZone<'_>) -> ZoneUse {
+    ZoneUse {
+        name: served.name.to_owned(),
+        size: served.size,
+        upstreams: served.zone.upstreams_use(),
+        releases: served.zone.releases_use(),
+        tables: served.zone.tables_use(),
+    }
+}
+
+fn show(zone: Zone<'_>, state: &State) -> Upstream {
+    let name = |index: Option<u8>| {
+        index.and_then(|i| state.table.by_index(i)).map(|entry| entry.name.clone())
+    };
+    let releases = state.table.releases.iter().map(|entry| {
+        let in_flight = zone.in_flight(entry.column);
+        Release {
+            name: entry.name.clone(),
+            source: entry.origin.source(),
+            state: if state.route.active() == Some(entry.index) {
+                ReleaseState::Active
+            } else if in_flight.total() > 0 {
+                ReleaseState::Draining
+            } else {
+                ReleaseState::Idle
+            },
+            servers: entry.servers.iter().map(Server::from).collect(),
+            in_flight,
+            requests: zone.requests(entry.column),
         }
+    });
+    Upstream {
+        name: state.table.upstream.clone(),
+        generation: state.route.generation(),
+        active: name(state.route.active()),
+        previous: name(state.previous),
+        releases: releases.collect(),
     }
 }
 
@@ -404,6 +441,10 @@ mod tests {
         folder: tempfile::TempDir,
     }
 
+    fn served_zone<'z>(zone: Zone<'z>, state_file: Option<&'z Path>) -> ServedZone<'z> {
+        ServedZone { zone, name: "shunt", size: 0, state_file }
+    }
+
     impl<'z> Fixture<'z> {
         fn new(words: &'z [crate::AtomicU64]) -> Self {
             let zone = Zone::create(words, 16).unwrap();
@@ -412,7 +453,7 @@ mod tests {
             let releases = vec![(ReleaseName::new("default").unwrap(), servers)];
             let configured = [Configured { name: name.clone(), releases }];
             let records = reconcile(&zone, &configured, None).unwrap().records;
-            let served = vec![Served { name, record: Some(records[0]), backup: false }];
+            let served = vec![Served { name, zone: 0, record: Some(records[0]), backup: false }];
             Self { zone, served, folder: tempfile::tempdir().unwrap() }
         }
 
@@ -424,14 +465,8 @@ mod tests {
             body: &str,
         ) -> Result<(Reply, serde_json::Value), Problem> {
             let file = self.folder.path().join("state.json");
-            let service = Service {
-                zone: self.zone,
-                name: "shunt",
-                size: 0,
-                state_file: Some(&file),
-                upstreams: &self.served,
-                nginx: "1.28.3",
-            };
+            let zones = [served_zone(self.zone, Some(&file))];
+            let service = Service { zones: &zones, upstreams: &self.served, nginx: "1.28.3" };
             let (path, query) = target.split_once('?').unwrap_or((target, ""));
             let call = Call::parse(method, path, query)
                 .map_err(|e| Problem::new(e.status(), e.to_string()))?;
@@ -561,14 +596,8 @@ mod tests {
         let words = words(1 << 18);
         let f = Fixture::new(&words);
         f.put("v1", 10);
-        let service = Service {
-            zone: f.zone,
-            name: "shunt",
-            size: 0,
-            state_file: None,
-            upstreams: &f.served,
-            nginx: "",
-        };
+        let zones = [served_zone(f.zone, None)];
+        let service = Service { zones: &zones, upstreams: &f.served, nginx: "" };
         let drained = || {
             let query = "wait=drained&release=default";
             let call = Call::parse(Method::Get, "/v1/upstreams/web", query).unwrap();
@@ -600,14 +629,8 @@ mod tests {
         let words = words(1 << 15);
         let mut f = Fixture::new(&words);
         f.served[0].backup = true;
-        let service = Service {
-            zone: f.zone,
-            name: "shunt",
-            size: 0,
-            state_file: None,
-            upstreams: &f.served,
-            nginx: "",
-        };
+        let zones = [served_zone(f.zone, None)];
+        let service = Service { zones: &zones, upstreams: &f.served, nginx: "" };
         let call = |method, target: &str, body: &str| {
             let call = Call::parse(method, target, "").unwrap();
             service.change(&call, None, body.as_bytes()).unwrap();
