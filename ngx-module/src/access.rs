@@ -1,0 +1,68 @@
+//! Who may change things.
+
+use std::os::fd::BorrowedFd;
+
+use nginx_sys::{AF_UNIX, ngx_http_request_t};
+use subtle::ConstantTimeEq;
+
+use crate::conf::ApiConf;
+use crate::wrap::bytes;
+
+/// What a caller may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// Read and change.
+    Write,
+    /// Read.
+    Read,
+    /// Read; to change something, a token is needed.
+    ReadWithoutToken,
+}
+
+/// Finds out what a caller may do.
+pub fn of(r: &ngx_http_request_t, api: &ApiConf) -> Access {
+    if !api.write {
+        return Access::Read;
+    }
+    if is_unix(r) {
+        // The kernel says who connected (`SO_PEERCRED` in `unix(7)`).
+        return match peer_uid(r) {
+            Some(uid) if uid == 0 || api.users.contains(&uid) => Access::Write,
+            _ => Access::Read,
+        };
+    }
+    let Some(token) = &api.token else { return Access::Read };
+    // The comparison takes the same time wherever the two differ.
+    match bearer(r) {
+        Some(given) if bool::from(given.ct_eq(token.as_bytes())) => Access::Write,
+        _ => Access::ReadWithoutToken,
+    }
+}
+
+fn is_unix(r: &ngx_http_request_t) -> bool {
+    // SAFETY: a request has a connection; one that was accepted has its listening socket, with the
+    // address that it was made for.
+    unsafe {
+        let listening = (*r.connection).listening.as_ref();
+        let address = listening.and_then(|l| l.sockaddr.as_ref());
+        address.is_some_and(|a| u32::from(a.sa_family) == AF_UNIX)
+    }
+}
+
+fn peer_uid(r: &ngx_http_request_t) -> Option<u32> {
+    // SAFETY: the connection's descriptor is open for as long as the request lives; -1 would be a
+    // connection without one, which `borrow_raw` forbids.
+    let fd = unsafe {
+        let fd = (*r.connection).fd;
+        (fd >= 0).then(|| BorrowedFd::borrow_raw(fd))
+    }?;
+    Some(rustix::net::sockopt::socket_peercred(fd).ok()?.uid.as_raw())
+}
+
+/// The token of `Authorization: Bearer` (RFC 6750, section 2.1).
+fn bearer(r: &ngx_http_request_t) -> Option<&[u8]> {
+    // SAFETY: a header that NGINX has found lives as long as the request.
+    let header = unsafe { r.headers_in.authorization.as_ref() }?;
+    let (scheme, token) = bytes(&header.value).split_at_checked(7)?;
+    scheme.eq_ignore_ascii_case(b"bearer ").then(|| token.trim_ascii())
+}

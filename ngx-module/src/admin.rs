@@ -1,0 +1,315 @@
+//! The API's location: from NGINX's request to a call, and from a reply to NGINX's response.
+
+use std::ffi::c_void;
+
+use nginx_sys::{
+    ngx_buf_t, ngx_chain_t, ngx_http_discard_request_body, ngx_http_finalize_request,
+    ngx_http_output_filter, ngx_http_read_client_request_body, ngx_http_request_t,
+    ngx_http_send_header, ngx_int_t, ngx_list_push, ngx_palloc, ngx_pcalloc, ngx_str_t,
+    ngx_table_elt_t,
+};
+use ngx::http::{HttpModuleLocationConf, HttpModuleMainConf, NgxHttpCoreModule};
+use ngx::ngx_string;
+use shunt_api::problem::PROBLEM_JSON;
+use shunt_api::{Call, CallError, MAX_BODY, Method, Problem};
+use shunt_switch::service::{Reply, Served, ServedZone, Service};
+
+use crate::HttpShuntModule;
+use crate::access::{self, Access};
+use crate::conf::{LocConf, MainConf};
+use crate::wait;
+use crate::wrap::{DONE, ERROR, OK, bytes, copy_to_pool, text};
+
+/// The status with which NGINX says "internal server error".
+const INTERNAL_SERVER_ERROR: ngx_int_t = nginx_sys::NGX_HTTP_INTERNAL_SERVER_ERROR as ngx_int_t;
+
+/// The first status that a body's reader returns in place of reading.
+const SPECIAL_RESPONSE: ngx_int_t = nginx_sys::NGX_HTTP_SPECIAL_RESPONSE as ngx_int_t;
+
+/// An answer to be sent.
+pub struct Answer {
+    status: u16,
+    problem: bool,
+    generation: Option<u32>,
+    header: Option<(ngx_str_t, &'static str)>,
+    body: Vec<u8>,
+}
+
+impl From<Result<Reply, Problem>> for Answer {
+    fn from(result: Result<Reply, Problem>) -> Self {
+        match result {
+            Ok(Reply { status, generation, body }) => {
+                Self { status, problem: false, generation, header: None, body }
+            }
+            Err(problem) => Self {
+                status: problem.status,
+                problem: true,
+                generation: problem.upstream.as_ref().map(|u| u.generation),
+                header: None,
+                body: serde_json::to_vec(&problem).unwrap_or_default(),
+            },
+        }
+    }
+}
+
+impl Answer {
+    fn problem(status: u16, detail: impl Into<String>) -> Self {
+        Err(Problem::new(status, detail)).into()
+    }
+}
+
+impl From<CallError> for Answer {
+    fn from(error: CallError) -> Self {
+        let answer = Self::problem(error.status(), error.to_string());
+        match error {
+            CallError::Method { allow } => {
+                Self { header: Some((ngx_string!("Allow"), allow)), ..answer }
+            }
+            _ => answer,
+        }
+    }
+}
+
+/// The handler of a location with `shunt_api`.
+pub unsafe extern "C" fn handler(r: *mut ngx_http_request_t) -> ngx_int_t {
+    // SAFETY: NGINX gives a request that lives.
+    let request = unsafe { &mut *r };
+    let call = match call(request) {
+        Ok(call) => call,
+        Err(answer) => return refuse(request, answer),
+    };
+    let access = match HttpShuntModule::location_conf(request) {
+        Some(LocConf { api: Some(api) }) => access::of(request, api),
+        _ => return ERROR,
+    };
+    if !call.is_change() {
+        // SAFETY: the request lives; its body, if it has one, is of no use.
+        let rc = unsafe { ngx_http_discard_request_body(request) };
+        if rc != OK {
+            return rc;
+        }
+        return match wait::pending(request, &call) {
+            Some(rc) => rc,
+            None => {
+                let reply = with_service(request, |s, _| s.read(&call, access == Access::Write));
+                send(request, &reply.into())
+            }
+        };
+    }
+    match access {
+        Access::Write => {}
+        Access::Read => {
+            return refuse(request, Answer::problem(403, "you may read here, but change nothing"));
+        }
+        Access::ReadWithoutToken => {
+            let answer = Answer::problem(
+                401,
+                "to change something, send \"Authorization: Bearer\" with the token",
+            );
+            let header = Some((ngx_string!("WWW-Authenticate"), "Bearer"));
+            return refuse(request, Answer { header, ..answer });
+        }
+    }
+    let length = request.headers_in.content_length_n;
+    if length > MAX_BODY as i64 {
+        let detail = format!("the body has {length} bytes, at most {MAX_BODY} are read");
+        return refuse(request, Answer::problem(413, detail));
+    }
+    if length < 0 && (call.has_body() || request.headers_in.chunked() != 0) {
+        return refuse(
+            request,
+            Answer::problem(411, "send the body's length in \"Content-Length\""),
+        );
+    }
+    request.set_request_body_in_single_buf(1);
+    // SAFETY: the handler is called once, now or when the body is there.
+    let rc = unsafe { ngx_http_read_client_request_body(request, Some(change)) };
+    if rc >= SPECIAL_RESPONSE { rc } else { DONE }
+}
+
+/// Answers without looking at the body.
+fn refuse(r: &mut ngx_http_request_t, answer: Answer) -> ngx_int_t {
+    // SAFETY: the request lives.
+    let rc = unsafe { ngx_http_discard_request_body(r) };
+    if rc == OK { send(r, &answer) } else { rc }
+}
+
+/// Called by NGINX when the body is there.
+unsafe extern "C" fn change(r: *mut ngx_http_request_t) {
+    // SAFETY: NGINX gives the request whose body it has read.
+    let request = unsafe { &mut *r };
+    let answer = match call(request) {
+        Err(answer) => answer,
+        Ok(call) => with_service(request, |service, main| {
+            let r = unsafe { &*r };
+            let if_match = if_match(r);
+            let body = body(r);
+            // Without such an upstream nothing is changed, and no lock is needed to say so.
+            let _lock = upstream_of(&call)
+                .and_then(|upstream| service.zone_of(upstream))
+                .and_then(|zone| main.zones.get(zone))
+                .and_then(|zone| crate::zone::lock(zone.shm_zone));
+            service.change(&call, if_match.as_deref(), body)
+        })
+        .into(),
+    };
+    // The not-modified filter would compare `If-Match` with the generation after the change.
+    request.set_disable_not_modified(1);
+    let rc = send(request, &answer);
+    // SAFETY: the body's reader has kept the request for us; this gives it back.
+    unsafe { ngx_http_finalize_request(r, rc) };
+}
+
+fn upstream_of(call: &Call) -> Option<&str> {
+    match call {
+        Call::Index | Call::Upstreams => None,
+        Call::Upstream { upstream, .. }
+        | Call::PutRelease { upstream, .. }
+        | Call::DeleteRelease { upstream, .. }
+        | Call::Switch { upstream }
+        | Call::DeletePrevious { upstream } => Some(upstream),
+    }
+}
+
+/// Reads which call a request makes.
+///
+/// From the request line as it came, less the location's prefix: a name may have an escaped `/`.
+fn call(r: &ngx_http_request_t) -> Result<Call, Answer> {
+    let method = match u32::try_from(r.method).unwrap_or_default() {
+        nginx_sys::NGX_HTTP_GET | nginx_sys::NGX_HTTP_HEAD => Method::Get,
+        nginx_sys::NGX_HTTP_PUT => Method::Put,
+        nginx_sys::NGX_HTTP_POST => Method::Post,
+        nginx_sys::NGX_HTTP_DELETE => Method::Delete,
+        _ => return Err(CallError::Method { allow: "GET, PUT, POST, DELETE" }.into()),
+    };
+    let target = text(&r.unparsed_uri);
+    let target = target.split('#').next().unwrap_or_default();
+    let (path, query) = target.split_once('?').unwrap_or((target, ""));
+    let location = NgxHttpCoreModule::location_conf(r).map(|l| text(&l.name).into_owned());
+    let prefix = location.as_deref().unwrap_or_default().trim_end_matches('/');
+    let path = path.strip_prefix(prefix).unwrap_or(path);
+    Call::parse(method, path, query).map_err(Answer::from)
+}
+
+/// Every line of `If-Match` together (RFC 9110, section 5.3).
+fn if_match(r: &ngx_http_request_t) -> Option<String> {
+    // SAFETY: a list of NGINX's is a chain of parts with `nelts` elements each; the headers live as
+    // long as the request.
+    let mut found: Option<String> = None;
+    unsafe {
+        let mut part = &raw const r.headers_in.headers.part;
+        while let Some(one) = part.as_ref() {
+            for at in 0..one.nelts {
+                let header = &*one.elts.cast::<ngx_table_elt_t>().add(at);
+                if bytes(&header.key).eq_ignore_ascii_case(b"if-match") {
+                    let value = text(&header.value);
+                    found = Some(found.map_or(value.to_string(), |f| format!("{f}, {value}")));
+                }
+            }
+            part = one.next;
+        }
+    }
+    found
+}
+
+/// The body, which `client_body_buffer_size` keeps in memory (see `LocConf::merge`), in one piece.
+fn body(r: &ngx_http_request_t) -> &[u8] {
+    // SAFETY: the body has been read; its buffers live as long as the request, and `pos..last` of a
+    // buffer in memory is initialised.
+    unsafe {
+        let chain = r.request_body.as_ref().and_then(|b| b.bufs.as_ref());
+        let Some(buf) = chain.and_then(|c| c.buf.as_ref()) else { return &[] };
+        if buf.pos.is_null() || buf.last <= buf.pos {
+            return &[];
+        }
+        std::slice::from_raw_parts(buf.pos, buf.last.offset_from(buf.pos) as usize)
+    }
+}
+
+/// Calls `f` with the API of the request's configuration.
+pub fn with_service<T>(
+    r: &ngx_http_request_t,
+    f: impl FnOnce(&Service<'_>, &MainConf) -> Result<T, Problem>,
+) -> Result<T, Problem> {
+    let main = HttpShuntModule::main_conf(r)
+        .ok_or_else(|| Problem::new(500, "the module has no configuration"))?;
+    let zones = main.zones.iter().map(|conf| {
+        let zone = crate::zone::attach(conf.shm_zone)
+            .map_err(|e| Problem::new(500, format!("zone {:?}: {e}", conf.name)))?;
+        let state_file = conf.state.as_deref();
+        Ok(ServedZone { zone, name: &conf.name, size: conf.size as u64, state_file })
+    });
+    let zones = zones.collect::<Result<Vec<_>, Problem>>()?;
+    let upstreams: Vec<Served> = main.upstreams.iter().map(|u| u.served()).collect();
+    let nginx = nginx_sys::NGINX_VERSION.to_str().unwrap_or_default();
+    f(&Service { zones: &zones, upstreams: &upstreams, nginx }, main)
+}
+
+/// Sends an answer.
+pub fn send(r: &mut ngx_http_request_t, answer: &Answer) -> ngx_int_t {
+    match response(r, answer) {
+        Some(rc) => rc,
+        None => INTERNAL_SERVER_ERROR,
+    }
+}
+
+/// `None` when there is no memory.
+fn response(r: &mut ngx_http_request_t, answer: &Answer) -> Option<ngx_int_t> {
+    let out = &mut r.headers_out;
+    out.status = usize::from(answer.status);
+    out.content_length_n = i64::try_from(answer.body.len()).ok()?;
+    let content_type = if answer.problem { PROBLEM_JSON } else { "application/json" };
+    out.content_type = copy_to_pool(r.pool, content_type.as_bytes())?;
+    out.content_type_len = out.content_type.len;
+    if let Some(generation) = answer.generation {
+        let etag = add_header(r, ngx_string!("ETag"), &format!("\"{generation}\""))?;
+        r.headers_out.etag = etag;
+    }
+    add_header(r, ngx_string!("Cache-Control"), "no-store")?;
+    if let Some((name, value)) = answer.header {
+        add_header(r, name, value)?;
+    }
+    // SAFETY: the request lives, and its response starts here.
+    let rc = unsafe { ngx_http_send_header(r) };
+    if rc == ERROR || rc > OK || r.header_only() != 0 {
+        return Some(rc);
+    }
+    // SAFETY: the buffer and its chain link live in the request's pool until the response is sent;
+    // `start..end` is the memory that was just taken.
+    unsafe {
+        let buf = ngx_pcalloc(r.pool, size_of::<ngx_buf_t>()).cast::<ngx_buf_t>();
+        let memory = ngx_palloc(r.pool, answer.body.len().max(1)).cast::<u8>();
+        if buf.is_null() || memory.is_null() {
+            return None;
+        }
+        memory.copy_from_nonoverlapping(answer.body.as_ptr(), answer.body.len());
+        let b = &mut *buf;
+        (b.start, b.pos) = (memory, memory);
+        b.last = memory.add(answer.body.len());
+        b.end = b.last;
+        b.set_memory(u32::from(!answer.body.is_empty()));
+        b.set_last_buf(1);
+        b.set_last_in_chain(1);
+        let mut chain = ngx_chain_t { buf, next: std::ptr::null_mut() };
+        Some(ngx_http_output_filter(r, &raw mut chain))
+    }
+}
+
+fn add_header(
+    r: &mut ngx_http_request_t,
+    name: ngx_str_t,
+    value: &str,
+) -> Option<*mut ngx_table_elt_t> {
+    let value = copy_to_pool(r.pool, value.as_bytes())?;
+    // SAFETY: NGINX has initialised the list of headers; the element may be zero but for its texts,
+    // and has to be: a later NGINX links headers of one name.
+    unsafe {
+        let header = ngx_list_push(&raw mut r.headers_out.headers).cast::<ngx_table_elt_t>();
+        let element = header.as_mut()?;
+        header.cast::<c_void>().write_bytes(0, size_of::<ngx_table_elt_t>());
+        element.hash = 1;
+        element.key = name;
+        element.value = value;
+        Some(header)
+    }
+}

@@ -1,0 +1,161 @@
+//! `shunt_api [write=on|off] [user=name…] [token_file=path]`
+
+use std::ffi::{CString, OsStr, c_char, c_void};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
+
+use nginx_sys::{
+    AF_UNIX, getpwnam, ngx_command_t, ngx_conf_full_name, ngx_conf_t, ngx_http_conf_addr_t,
+    ngx_http_conf_port_t, ngx_http_core_main_conf_t, ngx_http_core_srv_conf_t,
+};
+use ngx::http::{
+    HttpModuleLocationConf, HttpModuleMainConf, HttpModuleServerConf, NgxHttpCoreModule,
+};
+
+use super::{ApiConf, LocConf, MainConf, WriterPlace, parameter, utf8};
+use crate::HttpShuntModule;
+use crate::admin::handler;
+use crate::wrap::{ConfError, Directive, args, bytes, conclude, conf_warn, copy_to_pool, place};
+
+/// The shortest token: 16 characters of base64 are 96 bits.
+const MIN_TOKEN: usize = 16;
+
+/// The handler of `shunt_api`.
+pub unsafe extern "C" fn cmd_shunt_api(
+    cf: *mut ngx_conf_t,
+    _cmd: *mut ngx_command_t,
+    conf: *mut c_void,
+) -> *mut c_char {
+    // SAFETY: NGINX calls a directive's handler with its own configuration and the module's.
+    let (cf, conf) = unsafe { (&mut *cf, &mut *conf.cast::<LocConf>()) };
+    let result = shunt_api(cf, conf);
+    conclude(cf, result)
+}
+
+fn shunt_api(cf: &mut ngx_conf_t, conf: &mut LocConf) -> Directive {
+    if conf.api.is_some() {
+        return Err(ConfError::Short(c"is duplicate"));
+    }
+    let (mut write, mut users, mut token) = (None, Vec::new(), None);
+    for arg in &args(cf)[1..] {
+        let arg = utf8(arg)?;
+        if let Some(value) = parameter(&arg, "write") {
+            let value = match value {
+                "on" => true,
+                "off" => false,
+                _ => {
+                    return Err(format!(
+                        "invalid value \"{value}\" of \"write\", it is \"on\" or \"off\""
+                    )
+                    .into());
+                }
+            };
+            if write.replace(value).is_some() {
+                return Err("duplicate \"write\"".into());
+            }
+        } else if let Some(name) = parameter(&arg, "user") {
+            users.push(user_id(name)?);
+        } else if let Some(path) = parameter(&arg, "token_file") {
+            if token.replace(read_token(cf, path)?).is_some() {
+                return Err("duplicate \"token_file\"".into());
+            }
+        } else {
+            return Err(format!(
+                "invalid parameter \"{arg}\", there are \"write=on|off\", \"user=name\" and \
+                 \"token_file=path\""
+            )
+            .into());
+        }
+    }
+    let write = write.unwrap_or(false);
+    if !write && (!users.is_empty() || token.is_some()) {
+        return Err("\"user\" and \"token_file\" have no effect without \"write=on\"".into());
+    }
+    let place = place(cf);
+    if write && token.is_none() {
+        let server = NgxHttpCoreModule::server_conf(cf).ok_or(ConfError::Logged)?;
+        let main = HttpShuntModule::main_conf_mut(cf).ok_or(ConfError::Logged)?;
+        main.writers.push(WriterPlace { server, place });
+    }
+    let location = NgxHttpCoreModule::location_conf_mut(cf).ok_or(ConfError::Logged)?;
+    location.handler = Some(handler);
+    conf.api = Some(ApiConf { write, users, token });
+    Ok(())
+}
+
+/// The id of a user, by name or number.
+fn user_id(name: &str) -> Directive<u32> {
+    if let Ok(id) = name.parse() {
+        return Ok(id);
+    }
+    let unknown = || format!("user \"{name}\" does not exist");
+    let c_name = CString::new(name).map_err(|_| unknown())?;
+    // SAFETY: the configuration is read by one thread, and the answer is used at once.
+    let entry = unsafe { getpwnam(c_name.as_ptr()).as_ref() };
+    Ok(entry.ok_or_else(unknown)?.pw_uid)
+}
+
+/// Reads the token: the file's content without its line end.
+fn read_token(cf: &mut ngx_conf_t, path: &str) -> Directive<String> {
+    if path.is_empty() {
+        return Err("\"token_file=\" needs the path of a file".into());
+    }
+    let mut name = copy_to_pool(cf.pool, path.as_bytes()).ok_or(ConfError::Logged)?;
+    // SAFETY: `ngx_conf_full_name` replaces the text by one in the cycle's pool; 1 makes it relative
+    // to the configuration, as for NGINX's other secrets.
+    if unsafe { ngx_conf_full_name(cf.cycle, &raw mut name, 1) } != crate::wrap::OK {
+        return Err(ConfError::Logged);
+    }
+    let path = std::path::Path::new(OsStr::from_bytes(bytes(&name)));
+    let failed = |e: std::io::Error| format!("cannot read token file {path:?}: {e}");
+    let token = std::fs::read_to_string(path).map_err(failed)?;
+    let token = token.trim_end_matches(['\r', '\n']);
+    let visible = token.bytes().all(|b| b.is_ascii_graphic());
+    if token.len() < MIN_TOKEN || !visible {
+        return Err(format!(
+            "token file {path:?} must have {MIN_TOKEN} or more visible ASCII characters in one line"
+        )
+        .into());
+    }
+    let mode = std::fs::metadata(path).map_err(failed)?.permissions().mode();
+    if mode & 0o007 != 0 {
+        conf_warn(cf, &format!("token file {path:?} is open to everybody, chmod it to 0600"));
+    }
+    Ok(token.to_owned())
+}
+
+/// `write=on` without a token is only for unix sockets: `false` when something is wrong, which has
+/// been logged.
+pub fn postconfiguration(cf: &mut ngx_conf_t, main: &MainConf) -> bool {
+    let Some(core) = NgxHttpCoreModule::main_conf(cf) else { return true };
+    for writer in &main.writers {
+        if listens_on_tcp(core, writer.server) {
+            emerg!(
+                cf.log,
+                "\"shunt_api write=on\" on a TCP port needs \"token_file=\", or \"listen \
+                 unix:/path\" as the only one of its server: in {}",
+                writer.place
+            );
+            return false;
+        }
+    }
+    true
+}
+
+fn listens_on_tcp(
+    core: &ngx_http_core_main_conf_t,
+    server: *const ngx_http_core_srv_conf_t,
+) -> bool {
+    // SAFETY: `ports` is null or an array of these structures until the configuration is complete,
+    // with nested arrays of the types that `ngx_http_add_listen` in `ngx_http.c` gives them.
+    unsafe {
+        let Some(ports) = core.ports.as_ref() else { return false };
+        ports
+            .as_slice::<ngx_http_conf_port_t>()
+            .iter()
+            .filter(|port| port.family != AF_UNIX as nginx_sys::ngx_int_t)
+            .flat_map(|port| port.addrs.as_slice::<ngx_http_conf_addr_t>())
+            .flat_map(|addr| addr.servers.as_slice::<*const ngx_http_core_srv_conf_t>())
+            .any(|other| *other == server)
+    }
+}

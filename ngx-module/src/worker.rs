@@ -1,0 +1,119 @@
+//! What a worker has of its own: a row in each zone, and the views that it has met.
+
+use std::rc::Rc;
+
+use nginx_sys::ngx_log_t;
+use shunt_switch::follower::{Admitted, Follower};
+use shunt_switch::table::Table;
+use shunt_switch::worker::Identity;
+use shunt_switch::zone::Row;
+use shunt_switch::{Zone, ZoneError};
+
+use crate::conf::{MainConf, UpstreamConf};
+use crate::view::{View, ViewError};
+use crate::zone;
+
+/// A worker's part of a configuration.
+pub struct Worker {
+    zones: Vec<Option<(Zone<'static>, Row)>>,
+    upstreams: Vec<Option<Following>>,
+}
+
+struct Following {
+    follower: Follower,
+    /// The table that the views below belong to.
+    table: Option<Rc<Table>>,
+    /// Views by the serial of their release.
+    views: Vec<(u64, Rc<View>)>,
+}
+
+/// Why a request has no release.
+#[derive(Debug, thiserror::Error)]
+pub enum AdmitError {
+    /// The upstream has no place in the zone; this was logged at start.
+    #[error("it has no place in the zone")]
+    NoRecord,
+    /// No release is active.
+    #[error("no release is active, switch to one")]
+    NoRelease,
+    /// The shared memory is damaged.
+    #[error(transparent)]
+    Zone(#[from] ZoneError),
+    /// The release has no view.
+    #[error("release \"{release}\": {error}")]
+    View {
+        /// The release.
+        release: String,
+        /// What is wrong with it.
+        error: ViewError,
+    },
+}
+
+impl Worker {
+    /// Starts a worker.
+    pub fn new(main: &MainConf) -> Self {
+        let me = Identity::me();
+        let zones = main.zones.iter().map(|conf| {
+            let zone = zone::attach(conf.shm_zone).ok()?;
+            Some((zone, zone.claim_row(me)))
+        });
+        let follow = |u: &UpstreamConf| {
+            let follower = Follower::new(u.record?, &u.name);
+            Some(Following { follower, table: None, views: Vec::new() })
+        };
+        Self { zones: zones.collect(), upstreams: main.upstreams.iter().map(follow).collect() }
+    }
+
+    /// Ends a worker in order.
+    pub fn leave(&self) {
+        for (zone, row) in self.zones.iter().flatten() {
+            zone.leave_row(*row);
+        }
+    }
+
+    /// Chooses the release of a new request, counts it there, and gives its view.
+    pub fn admit(
+        &mut self,
+        index: usize,
+        conf: &UpstreamConf,
+        log: *mut ngx_log_t,
+    ) -> Result<(Admitted, Rc<View>, Zone<'static>), AdmitError> {
+        let (zone, row) =
+            self.zones.get(conf.zone).copied().flatten().ok_or(AdmitError::NoRecord)?;
+        let following = self.upstreams.get_mut(index).and_then(Option::as_mut);
+        let following = following.ok_or(AdmitError::NoRecord)?;
+        let mut admitted = following.follower.admit(&zone, row)?.ok_or(AdmitError::NoRelease)?;
+        match following.view(&admitted, conf, log) {
+            Ok(view) => Ok((admitted, view, zone)),
+            Err(error) => {
+                if let Some(ticket) = admitted.ticket.take() {
+                    ticket.give_back(&zone);
+                }
+                Err(AdmitError::View { release: admitted.release().name.to_string(), error })
+            }
+        }
+    }
+}
+
+impl Following {
+    fn view(
+        &mut self,
+        admitted: &Admitted,
+        conf: &UpstreamConf,
+        log: *mut ngx_log_t,
+    ) -> Result<Rc<View>, ViewError> {
+        let table = &admitted.table;
+        if self.table.as_ref().is_none_or(|known| !Rc::ptr_eq(known, table)) {
+            // Views of releases that are gone end with their last request.
+            self.views.retain(|(serial, _)| table.releases.iter().any(|e| e.serial == *serial));
+            self.table = Some(table.clone());
+        }
+        let release = admitted.release();
+        if let Some((_, view)) = self.views.iter().find(|(serial, _)| *serial == release.serial) {
+            return Ok(view.clone());
+        }
+        let view = Rc::new(View::new(conf, &release.servers, log)?);
+        self.views.push((release.serial, view.clone()));
+        Ok(view)
+    }
+}

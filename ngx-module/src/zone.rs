@@ -1,0 +1,246 @@
+//! The life of the shared memory: made, taken over by a reload, brought in line, saved.
+//!
+//! NGINX calls [`init_zone`] while the old workers still run and the new configuration may yet fail,
+//! so it never changes a zone that is in use. [`bring_up`] runs once nothing can fail any more.
+
+use std::ffi::c_void;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::slice;
+
+use nginx_sys::{
+    ngx_core_conf_t, ngx_cycle_t, ngx_int_t, ngx_log_t, ngx_shm_zone_t, ngx_slab_pool_t,
+};
+use ngx::core::SlabPool;
+use shunt_switch::reconcile::{Configured, fits, reconcile};
+use shunt_switch::service::ServedZone;
+use shunt_switch::snapshot::{self, Snapshot, SnapshotError};
+use shunt_switch::{AtomicU64, Zone, ZoneError};
+
+use crate::conf::{MainConf, ZoneConf};
+use crate::wrap::{ERROR, OK};
+
+/// Rows for workers in a zone: for each worker process one, and three more for the old ones that
+/// still drain after as many reloads.
+const ROWS_PER_WORKER: usize = 4;
+const ROWS: std::ops::RangeInclusive<usize> = 16..=256;
+
+/// The zone in NGINX's shared memory; `None` before [`init_zone`] has made it.
+pub fn attach(shm_zone: *const ngx_shm_zone_t) -> Result<Zone<'static>, ZoneError> {
+    let words = words(shm_zone).ok_or(ZoneError::Foreign)?;
+    Zone::attach(words)
+}
+
+/// The slab pool at the start of the shared memory.
+fn slab_pool(shm_zone: *const ngx_shm_zone_t) -> Option<*mut ngx_slab_pool_t> {
+    // SAFETY: a zone of this configuration lives as long as the configuration; its memory is mapped
+    // when `addr` is set, and starts with the slab pool that NGINX has put there.
+    let addr = unsafe { shm_zone.as_ref()?.shm.addr };
+    (!addr.is_null()).then_some(addr.cast())
+}
+
+/// The words that [`init_zone`] took from the slab pool; their number stands in their header.
+fn words(shm_zone: *const ngx_shm_zone_t) -> Option<&'static [AtomicU64]> {
+    let pool = slab_pool(shm_zone)?;
+    // SAFETY: as above. `data` is null or what `init_zone` put there: page-aligned memory inside of
+    // the mapping, which only atomics touch. The length is checked against the mapping's end. It
+    // stays mapped for as long as this configuration, or a later one, has the zone; whoever holds
+    // the slice belongs to one of them.
+    unsafe {
+        let start = (*pool).data.cast::<AtomicU64>();
+        let end = (*pool).end as usize;
+        if start.is_null() || !start.is_aligned() || (start as usize) >= end {
+            return None;
+        }
+        let room = (end - start as usize) / size_of::<AtomicU64>();
+        let len = Zone::announced_len(slice::from_raw_parts(start, room.min(16)))?;
+        (len <= room).then(|| slice::from_raw_parts(start, len))
+    }
+}
+
+/// The lock of a zone, which the NGINX master takes back from a worker that dies with it.
+pub fn lock(shm_zone: *const ngx_shm_zone_t) -> Option<impl Drop> {
+    // SAFETY: the zone is one of this configuration, and its memory is mapped.
+    let pool = unsafe { SlabPool::from_shm_zone(shm_zone.as_ref()?) }?;
+    Some(pool.lock())
+}
+
+/// NGINX's callback for a zone: `data` is the old configuration's when the memory is in use already.
+pub unsafe extern "C" fn init_zone(shm_zone: *mut ngx_shm_zone_t, data: *mut c_void) -> ngx_int_t {
+    // SAFETY: `cmd_shunt_zone` set `data` to the main configuration, which lives as long as the zone.
+    let Some(main) = (unsafe { (*shm_zone).data.cast::<MainConf>().as_ref() }) else {
+        return ERROR;
+    };
+    let Some(index) = main.zones.iter().position(|z| z.shm_zone == shm_zone) else { return ERROR };
+    // SAFETY: the global is set before any zone is made.
+    let log = unsafe { (*nginx_sys::ngx_cycle).log };
+    let conf = &main.zones[index];
+    match prepare(conf, main, index, !data.is_null()) {
+        Ok(()) => OK,
+        Err(text) => {
+            emerg!(log, "{text}: in {}", conf.place);
+            ERROR
+        }
+    }
+}
+
+fn prepare(conf: &ZoneConf, main: &MainConf, index: usize, in_use: bool) -> Result<(), String> {
+    let name = &conf.name;
+    if !in_use {
+        create(conf, main)?;
+    }
+    let words = words(conf.shm_zone)
+        .ok_or_else(|| ZoneError::Foreign.to_string())
+        .map_err(|e| format!("{e}; restart NGINX, or give the zone \"{name}\" another name"))?;
+    let saved = if in_use {
+        None
+    } else {
+        conf.state.as_deref().and_then(|p| Snapshot::read(p).ok().flatten())
+    };
+    fits(words, &configured(main, index), saved.as_ref()).map_err(|(error, size)| {
+        let advice = size.map_or(String::new(), |size| {
+            // The slab pool's own book-keeping is under 2 % of a zone.
+            format!(
+                "; \"shunt_zone {name}:{}k\" would do",
+                (size + size / 50).div_ceil(32 << 10) * 32
+            )
+        });
+        format!("upstreams do not fit into zone \"{name}\": {error}{advice}")
+    })
+}
+
+/// Takes all free pages of a new slab pool as one piece and makes a zone of it.
+fn create(conf: &ZoneConf, main: &MainConf) -> Result<(), String> {
+    let too_small = || format!("zone \"{}\" is too small", conf.name);
+    let pool = slab_pool(conf.shm_zone).ok_or_else(too_small)?;
+    // SAFETY: the zone is new, so nobody else uses its pool; the pages are ours from here on, for as
+    // long as the zone lives. Atomics may have any bits.
+    unsafe {
+        let size = (*pool).pfree * nginx_sys::ngx_pagesize;
+        let start = nginx_sys::ngx_slab_alloc_locked(pool, size);
+        if start.is_null() {
+            return Err(too_small());
+        }
+        let words = slice::from_raw_parts(start.cast::<AtomicU64>(), size / size_of::<AtomicU64>());
+        Zone::create(words, main.zone_rows).map_err(|e| format!("zone \"{}\": {e}", conf.name))?;
+        (*pool).data = start;
+    }
+    Ok(())
+}
+
+fn configured(main: &MainConf, zone: usize) -> Vec<Configured> {
+    let ours = main.upstreams.iter().filter(|u| u.zone == zone);
+    ours.map(|u| Configured { name: u.name.clone(), releases: u.releases.clone() }).collect()
+}
+
+/// How many workers a new zone has rows for.
+pub fn rows(core: &ngx_core_conf_t) -> usize {
+    let workers = usize::try_from(core.worker_processes).unwrap_or(1).max(1);
+    workers.saturating_mul(ROWS_PER_WORKER).clamp(*ROWS.start(), *ROWS.end())
+}
+
+/// Brings every zone in line with the configuration that is in force from now on.
+pub fn bring_up(cycle: &ngx_cycle_t, core: &ngx_core_conf_t, main: &mut MainConf) {
+    for index in 0..main.zones.len() {
+        let configured = configured(main, index);
+        let conf = &main.zones[index];
+        let records = bring_up_zone(cycle.log, core, conf, &configured);
+        let ours = main.upstreams.iter_mut().filter(|u| u.zone == index);
+        for (upstream, record) in ours.zip(records) {
+            upstream.record = Some(record);
+        }
+    }
+}
+
+fn bring_up_zone(
+    log: *mut ngx_log_t,
+    core: &ngx_core_conf_t,
+    conf: &ZoneConf,
+    configured: &[Configured],
+) -> Vec<usize> {
+    let name = &conf.name;
+    let zone = match attach(conf.shm_zone) {
+        Ok(zone) => zone,
+        Err(error) => {
+            emerg!(log, "zone \"{name}\": {error}");
+            return Vec::new();
+        }
+    };
+    let _lock = lock(conf.shm_zone);
+    let state = conf.state.as_deref();
+    let fresh = zone.upstreams_use().used == 0;
+    let saved = state.filter(|_| fresh).and_then(|path| read(log, path));
+    let outcome = match reconcile(&zone, configured, saved.as_ref()) {
+        Ok(outcome) => outcome,
+        Err(error) => {
+            emerg!(log, "zone \"{name}\": {error}; its upstreams do not work");
+            return Vec::new();
+        }
+    };
+    for notice in &outcome.notices {
+        warn!(log, "zone \"{name}\": {notice}");
+    }
+    if let Some(path) = state {
+        make_folder(log, core, path);
+        if outcome.changed {
+            let served = ServedZone { zone, name, size: conf.size as u64, state_file: state };
+            if let Err(error) = served.save() {
+                error!(log, "zone \"{name}\": {error}");
+            }
+        }
+    }
+    outcome.records
+}
+
+/// Reads the state file. One that is damaged is kept under another name: it never stops NGINX.
+fn read(log: *mut ngx_log_t, path: &Path) -> Option<Snapshot> {
+    match Snapshot::read(path) {
+        Ok(saved) => saved,
+        Err(error @ SnapshotError::Damaged { .. }) => {
+            match snapshot::keep_aside(path) {
+                Ok(aside) => {
+                    error!(log, "{error}; it is kept as {aside:?}, and the configuration counts")
+                }
+                Err(other) => error!(log, "{error}; it cannot be put aside either: {other}"),
+            }
+            None
+        }
+        Err(error) => {
+            error!(log, "{error}; the configuration counts");
+            None
+        }
+    }
+}
+
+/// Makes the state file's folder, if it is not there, for the user whom the workers run as: they
+/// write the file. So does NGINX with its own (`ngx_create_paths` in `ngx_file.c`).
+fn make_folder(log: *mut ngx_log_t, core: &ngx_core_conf_t, path: &Path) {
+    let folder = snapshot::folder(path);
+    if folder.exists() {
+        return;
+    }
+    if let Err(error) = std::fs::create_dir_all(folder) {
+        error!(log, "cannot make folder {folder:?} for the state file: {error}");
+        return;
+    }
+    if rustix::process::geteuid().is_root() && core.user != nginx_sys::uid_t::MAX {
+        let user = Some(rustix::fs::Uid::from_raw(core.user));
+        if let Err(error) = rustix::fs::chown(folder, user, None) {
+            error!(log, "cannot give folder {folder:?} to the workers' user: {error}");
+        }
+    }
+}
+
+/// Whether this process can write the state file; a worker asks, as the one who has to.
+pub fn check_writable(log: *mut ngx_log_t, path: &Path) {
+    let folder = snapshot::folder(path);
+    if let Err(error) = rustix::fs::access(folder, rustix::fs::Access::WRITE_OK) {
+        let owner = std::fs::metadata(folder).map(|m| m.uid());
+        let owner = owner.map_or_else(|_| "nobody".to_owned(), |uid| format!("user {uid}"));
+        error!(
+            log,
+            "the folder {folder:?} of the state file belongs to {owner} and cannot be written to by \
+             the workers ({error}): every change will be refused; chown it to their user"
+        );
+    }
+}
