@@ -141,9 +141,7 @@ unsafe extern "C" fn change(r: *mut ngx_http_request_t) {
     let answer = match call(request) {
         Err(answer) => answer,
         Ok(call) => with_service(request, |service, main| {
-            let r = unsafe { &*r };
-            let if_match = if_match(r);
-            let body = body(r);
+            let (if_match, body) = (if_match(request), body(request));
             // Without such an upstream nothing is changed, and no lock is needed to say so.
             let _lock = upstream_of(&call)
                 .and_then(|upstream| service.zone_of(upstream))
@@ -193,9 +191,9 @@ fn call(r: &ngx_http_request_t) -> Result<Call, Answer> {
 
 /// Every line of `If-Match` together (RFC 9110, section 5.3).
 fn if_match(r: &ngx_http_request_t) -> Option<String> {
+    let mut found: Option<String> = None;
     // SAFETY: a list of NGINX's is a chain of parts with `nelts` elements each; the headers live as
     // long as the request.
-    let mut found: Option<String> = None;
     unsafe {
         let mut part = &raw const r.headers_in.headers.part;
         while let Some(one) = part.as_ref() {

@@ -37,7 +37,7 @@ pub unsafe extern "C" fn init_upstream(
     if let Err(error) = result {
         match error {
             ConfError::Said(text) => {
-                emerg!(cf.log, "{text} in upstream \"{}\": in {}", upstream.name, upstream.place);
+                emerg!(cf.log, "{text} in upstream \"{}\" in {}", upstream.name, upstream.place);
             }
             ConfError::Short(_) | ConfError::Logged => {}
         }
@@ -110,14 +110,18 @@ pub struct Claim {
 }
 
 impl Claim {
-    /// Finds the latest claim of a request that `wanted` says yes to.
+    /// Calls `f` with the latest claim of a request that `wanted` says yes to.
     ///
     /// Internal redirects empty `r->ctx`, so the claim is found through the cleanup list, as
     /// `ngx_http_realip_module` does.
-    fn find(r: &ngx_http_request_t, wanted: impl Fn(&Self) -> bool) -> Option<&mut Self> {
+    fn find<T>(
+        r: &ngx_http_request_t,
+        wanted: impl Fn(&Self) -> bool,
+        f: impl FnOnce(&mut Self) -> T,
+    ) -> Option<T> {
         // SAFETY: the pool's list ends with a null pointer; data with our handler is a claim, which
         // lives as long as the pool. Nobody else holds a reference: the worker has one thread, and
-        // none is kept across calls.
+        // none outlives `f`, which does not come back here.
         unsafe {
             let mut cleanup = (*r.pool).cleanup;
             while let Some(one) = cleanup.as_ref() {
@@ -128,7 +132,7 @@ impl Claim {
                     && let Some(claim) = one.data.cast::<Self>().as_mut()
                     && wanted(claim)
                 {
-                    return Some(claim);
+                    return Some(f(claim));
                 }
                 cleanup = one.next;
             }
@@ -136,9 +140,9 @@ impl Claim {
         None
     }
 
-    /// The claim by which a request, as it is now, goes upstream.
-    pub fn of(r: &ngx_http_request_t) -> Option<&Self> {
-        Self::find(r, |_| true).map(|claim| &*claim)
+    /// Calls `f` with the claim by which a request, as it is now, goes upstream.
+    pub fn of<T>(r: &ngx_http_request_t, f: impl FnOnce(&Self) -> T) -> Option<T> {
+        Self::find(r, |_| true, |claim| f(claim))
     }
 
     /// Index of the upstream.
@@ -174,8 +178,9 @@ unsafe extern "C" fn init_peer(
     let (request, us) = unsafe { (&*r, &*us) };
     let Some(index) = index(us) else { return ERROR };
     let Some(main) = HttpShuntModule::main_conf(request) else { return ERROR };
-    let view = match Claim::find(request, |claim| claim.index == index) {
-        Some(claim) => claim.view.clone(),
+    let known = Claim::find(request, |claim| claim.index == index, |claim| claim.view.clone());
+    let view = match known {
+        Some(view) => view,
         None => match claim(request, main, index) {
             Some(view) => view,
             None => return refuse(r),
@@ -248,11 +253,13 @@ unsafe extern "C" fn header_filter(r: *mut ngx_http_request_t) -> ngx_int_t {
     // SAFETY: NGINX gives a request that lives; the static is only written while a configuration is
     // read.
     let (request, next) = unsafe { (&*r, NEXT_HEADER_FILTER) };
-    if request.headers_out.status == SWITCHING_PROTOCOLS
-        && let Some(claim) = Claim::find(request, |claim| claim.ticket.is_some())
-        && let Some(ticket) = &mut claim.ticket
-    {
-        ticket.upgrade(&claim.zone);
+    if request.headers_out.status == SWITCHING_PROTOCOLS {
+        let upgrade = |claim: &mut Claim| {
+            if let Some(ticket) = &mut claim.ticket {
+                ticket.upgrade(&claim.zone);
+            }
+        };
+        Claim::find(request, |claim| claim.ticket.is_some(), upgrade);
     }
     match next {
         // SAFETY: the chain's next filter takes what this one took.

@@ -90,8 +90,10 @@ unsafe impl HttpModuleLocationConf for HttpShuntModule {
 
 impl HttpModule for HttpShuntModule {
     fn module() -> &'static ngx_module_t {
-        // SAFETY: NGINX sets the module's indexes before it calls any of its functions.
-        unsafe { &*(&raw const ngx_http_shunt_module) }
+        let module = &raw const ngx_http_shunt_module;
+        // SAFETY: NGINX sets the module's indexes before it calls any of its functions, and does
+        // not change them afterwards.
+        unsafe { &*module }
     }
 
     unsafe extern "C" fn preconfiguration(cf: *mut ngx_conf_t) -> ngx_int_t {
@@ -133,9 +135,10 @@ unsafe extern "C" fn merge_loc_conf(
 
 /// The core's configuration of a cycle.
 fn core_conf(cycle: &ngx_cycle_t) -> Option<&ngx_core_conf_t> {
+    let core = &raw const ngx_core_module;
     // SAFETY: every cycle whose configuration has been read has one at the core module's index.
     unsafe {
-        let conf = *cycle.conf_ctx.add((*(&raw const ngx_core_module)).index);
+        let conf = *cycle.conf_ctx.add((*core).index);
         conf.cast::<ngx_core_conf_t>().as_ref()
     }
 }

@@ -43,11 +43,11 @@ unsafe extern "C" fn get_upstream(
 ) -> ngx_int_t {
     // SAFETY: NGINX gives a request that lives and a value to fill in.
     let (r, value) = unsafe { (&*r, &mut *value) };
-    let name = |claim: &Claim| {
+    let name = |index: usize| {
         let main = HttpShuntModule::main_conf(r)?;
-        main.upstreams.get(claim.upstream()).map(|u| u.name.clone())
+        main.upstreams.get(index).map(|u| u.name.clone())
     };
-    set(r, value, Claim::of(r).and_then(name))
+    set(r, value, Claim::of(r, Claim::upstream).and_then(name))
 }
 
 unsafe extern "C" fn get_release(
@@ -57,7 +57,7 @@ unsafe extern "C" fn get_release(
 ) -> ngx_int_t {
     // SAFETY: as above.
     let (r, value) = unsafe { (&*r, &mut *value) };
-    set(r, value, Claim::of(r).map(|claim| claim.admitted().release().name.to_string()))
+    set(r, value, Claim::of(r, |claim| claim.admitted().release().name.to_string()))
 }
 
 unsafe extern "C" fn get_generation(
@@ -67,7 +67,7 @@ unsafe extern "C" fn get_generation(
 ) -> ngx_int_t {
     // SAFETY: as above.
     let (r, value) = unsafe { (&*r, &mut *value) };
-    set(r, value, Claim::of(r).map(|claim| claim.admitted().generation.to_string()))
+    set(r, value, Claim::of(r, |claim| claim.admitted().generation.to_string()))
 }
 
 /// Fills in a value; without one the variable is "not found", which is empty in a header.

@@ -78,7 +78,7 @@ pub unsafe extern "C" fn init_zone(shm_zone: *mut ngx_shm_zone_t, data: *mut c_v
     match prepare(conf, main, index, !data.is_null()) {
         Ok(()) => OK,
         Err(text) => {
-            emerg!(log, "{text}: in {}", conf.place);
+            emerg!(log, "{text} in {}", conf.place);
             ERROR
         }
     }

@@ -86,6 +86,14 @@ impl<'z> Zone<'z> {
         Ok(zone)
     }
 
+    /// How many words the zone says it has whose first words these are.
+    #[must_use]
+    pub fn announced_len(start: &[AtomicU64]) -> Option<usize> {
+        let magic = start.get(header::MAGIC)?.load(Ordering::Acquire);
+        let words = start.get(header::WORDS)?.load(Ordering::Relaxed);
+        (magic == MAGIC).then(|| usize::try_from(words).ok()).flatten()
+    }
+
     /// Finds the zone that another process, or an older configuration, made of these words.
     ///
     /// # Errors

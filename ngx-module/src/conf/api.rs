@@ -133,7 +133,7 @@ pub fn postconfiguration(cf: &mut ngx_conf_t, main: &MainConf) -> bool {
             emerg!(
                 cf.log,
                 "\"shunt_api write=on\" on a TCP port needs \"token_file=\", or \"listen \
-                 unix:/path\" as the only one of its server: in {}",
+                 unix:/path\" as the only one of its server in {}",
                 writer.place
             );
             return false;

@@ -194,9 +194,9 @@ pub fn member(server: &ngx_http_upstream_server_t) -> Directive<Member> {
         )
         .into());
     }
-    // SAFETY: NGINX has set `addrs` to as many addresses as `naddrs` says.
     let addrs = match server.naddrs {
         0 => &[],
+        // SAFETY: NGINX has set `addrs` to as many addresses as `naddrs` says.
         n => unsafe { std::slice::from_raw_parts(server.addrs, n) },
     };
     let literal = address.parse::<Address>().is_ok();
@@ -234,7 +234,7 @@ pub fn postconfiguration(cf: &mut ngx_conf_t, main: &mut MainConf) -> bool {
             emerg!(
                 cf.log,
                 "the balancing method of upstream \"{name}\" must come before \"shunt\", move it \
-                 above: in {place}"
+                 above in {place}"
             );
             return false;
         }
