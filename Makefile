@@ -1,0 +1,36 @@
+# What one does with this repository. `make help` lists it.
+
+.DELETE_ON_ERROR:
+.PHONY: help build packages module bin test check demo clean
+
+# The first target.
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1	\2/p' $(MAKEFILE_LIST) | expand -t 16
+
+build: module bin ## everything into build/, installing what is missing
+
+packages:
+	@scripts/packages
+
+module: packages ## the NGINX module: for the machine's NGINX, and for upstream stable
+	scripts/module debian
+	scripts/module stable
+
+bin: packages ## shunt and shuntd
+	cargo build --release -p shunt-helper
+	@install -D -m 755 -t build/bin target/release/shunt target/release/shuntd
+
+test: build ## every test
+	scripts/test
+
+check: packages ## formatting and lints
+	cargo fmt --all --check
+	cargo clippy --all-targets -- -D warnings
+	scripts/module lint
+
+demo: build ## a deploy under load, one that is refused, a rollback (KEEP=1 leaves it running)
+	cargo build --release -p shunt-tests
+	target/release/shunt-demo $(if $(KEEP),--keep)
+
+clean: ## remove what was built
+	rm -rf build target
