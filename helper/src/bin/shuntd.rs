@@ -1,0 +1,124 @@
+//! The daemon of Shunt.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Parser;
+use shunt_helper::daemon::app::App;
+use shunt_helper::daemon::jobs::Jobs;
+use shunt_helper::daemon::routes::{Peer, Shared, router};
+use shunt_helper::{config, deploy, wire};
+use tokio::net::UnixListener;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Deploys releases: starts them, checks them, lets NGINX switch to them, drains and stops the old.
+#[derive(Debug, Parser)]
+#[command(version, about)]
+struct Args {
+    /// The folder with one TOML file for each application.
+    #[arg(long, default_value = config::DEFAULT_FOLDER)]
+    config: PathBuf,
+    /// The folder where the daemon remembers what runs.
+    #[arg(long, default_value = "/var/lib/shunt")]
+    state: PathBuf,
+    /// The unix socket to listen on.
+    #[arg(long, default_value = wire::DEFAULT_SOCKET)]
+    socket: PathBuf,
+}
+
+/// How often to ask again for NGINX at start, when it is not there yet.
+const RETRY: Duration = Duration::from_secs(1);
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let result = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| (wire::exit::FAILED, e.to_string()))
+        .and_then(|runtime| runtime.block_on(run(args)));
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err((code, error)) => {
+            eprintln!("shuntd: {error}");
+            ExitCode::from(code)
+        }
+    }
+}
+
+async fn run(args: Args) -> Result<(), (u8, String)> {
+    let failed = |e: String| (wire::exit::FAILED, e);
+    let configs = config::load(&args.config).map_err(|e| (wire::exit::USAGE, e.to_string()))?;
+    let mut apps = BTreeMap::new();
+    for config in configs {
+        let name = config.name.clone();
+        let app = App::new(config, &args.state)
+            .map_err(|e| failed(format!("what is remembered of {name}: {e}")))?;
+        apps.insert(name, Arc::new(app));
+    }
+    let listener = listen(&args.socket).await.map_err(failed)?;
+    let shared = Arc::new(Shared { apps, jobs: Jobs::default() });
+    for app in shared.apps.values() {
+        tokio::spawn(recover(shared.clone(), app.clone()));
+    }
+    let signals = SignalKind::terminate();
+    let mut terminate = signal(signals).map_err(|e| failed(e.to_string()))?;
+    let service = router(shared.clone()).into_make_service_with_connect_info::<Peer>();
+    let server = axum::serve(listener, service);
+    eprintln!("shuntd: {} applications, listening on {}", shared.apps.len(), args.socket.display());
+    // Tells systemd, when it asked to be told.
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+    tokio::select! {
+        result = server => result.map_err(|e| failed(e.to_string()))?,
+        _ = terminate.recv() => {}
+        _ = tokio::signal::ctrl_c() => {}
+    }
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+    // With the runner `process` applications are the daemon's children: they end with it, in order.
+    futures_util::future::join_all(shared.apps.values().map(|app| app.shut_down())).await;
+    let _ = std::fs::remove_file(&args.socket);
+    Ok(())
+}
+
+/// Starts what ran before, as soon as NGINX tells which release is active. It is a job like others,
+/// so that none of them meets it in the slots.
+async fn recover(shared: Arc<Shared>, app: Arc<App>) {
+    let name = &app.config.name;
+    let active = loop {
+        match app.nginx.state().await {
+            Ok(state) => break state.active,
+            Err(_) => tokio::time::sleep(RETRY).await,
+        }
+    };
+    let Some(active) = active else { return };
+    if app.remembered(&active).await.is_none() {
+        return;
+    }
+    let Ok(_reporter) = shared.jobs.begin(name, wire::JobKind::Recover, &active) else { return };
+    match deploy::engine::recover(&app, &active).await {
+        Ok(()) => eprintln!("shuntd: {name}: \"{active}\" runs again"),
+        Err(error) => eprintln!("shuntd: {name}: \"{active}\" cannot be started again: {error}"),
+    }
+}
+
+/// Opens the socket; one that a killed daemon left is replaced, one that a living one has is not.
+async fn listen(path: &std::path::Path) -> Result<UnixListener, String> {
+    let failed = |e: std::io::Error| format!("cannot listen on {}: {e}", path.display());
+    if tokio::net::UnixStream::connect(path).await.is_ok() {
+        return Err(format!("another shuntd listens on {}", path.display()));
+    }
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder).map_err(failed)?;
+    }
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(error)),
+        _ => {}
+    }
+    let listener = UnixListener::bind(path).map_err(failed)?;
+    // Everybody may look; who may change something, the kernel tells.
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o666);
+    std::fs::set_permissions(path, mode).map_err(failed)?;
+    Ok(listener)
+}

@@ -1,0 +1,88 @@
+//! The command line: one small file for each command.
+
+pub mod client;
+pub mod deploy;
+pub mod follow;
+pub mod rollback;
+pub mod status;
+pub mod switch;
+pub mod watch;
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+
+use crate::wire;
+
+/// Releases without downtime: deploy, roll back, watch.
+#[derive(Debug, Parser)]
+#[command(version, about, after_help = EXIT_CODES)]
+pub struct Cli {
+    /// The socket of shuntd.
+    #[arg(long, global = true, default_value = wire::DEFAULT_SOCKET)]
+    pub socket: PathBuf,
+    /// Print JSON, one object a line.
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done
+  1  failed; with watch: a request failed
+  2  usage or configuration
+  4  the release did not become healthy; nothing was switched
+  7  another job runs for this application
+  8  shuntd or NGINX cannot be reached";
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Start a new release, check it, switch to it, stop the old one.
+    Deploy(deploy::Args),
+    /// Go back to the release before.
+    Rollback(rollback::Args),
+    /// Switch to a release that runs.
+    Switch(switch::Args),
+    /// Show which release serves, and what runs.
+    Status(status::Args),
+    /// Ask a URL all the time and tell of every failure: the proof of a deploy.
+    Watch(watch::Args),
+}
+
+/// Why a command has failed, and its exit code.
+#[derive(Debug, thiserror::Error)]
+#[error("{text}")]
+pub struct Failure {
+    /// The exit code.
+    pub code: u8,
+    /// Why.
+    pub text: String,
+}
+
+impl Failure {
+    /// A failure with this exit code.
+    #[must_use]
+    pub fn new(code: u8, text: impl std::fmt::Display) -> Self {
+        Self { code, text: text.to_string() }
+    }
+}
+
+/// Runs a command and gives its exit code.
+///
+/// # Errors
+///
+/// [`Failure`], which is still to be shown.
+pub async fn run(cli: Cli) -> Result<u8, Failure> {
+    let client = client::Client::new(&cli.socket);
+    match cli.command {
+        Command::Deploy(args) => deploy::run(&client, &args, cli.json).await,
+        Command::Rollback(args) => rollback::run(&client, &args, cli.json).await,
+        Command::Switch(args) => switch::run(&client, &args, cli.json).await,
+        Command::Status(args) => status::run(&client, &args, cli.json).await,
+        Command::Watch(args) => watch::run(args, cli.json).await,
+    }
+}

@@ -1,0 +1,74 @@
+//! `shunt watch`
+
+use std::time::Duration;
+
+use shunt_api::NginxTime;
+
+use super::Failure;
+use crate::watch::{self, Noticed, Options, Target};
+use crate::wire::exit;
+
+/// What it takes.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  shunt watch http://localhost/ --post /echo --websocket /ws")]
+pub struct Args {
+    /// The URL to ask for: http:// and an IP address or localhost.
+    pub url: String,
+    /// A path to POST to; what is answered must not be an error.
+    #[arg(long)]
+    pub post: Option<String>,
+    /// A path with a WebSocket that is kept open and gets back what it sends.
+    #[arg(long)]
+    pub websocket: Option<String>,
+    /// Requests a second, over new and over kept-open connections.
+    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub rate: u32,
+    /// How long; until Ctrl-C if left out.
+    #[arg(long)]
+    pub duration: Option<NginxTime>,
+    /// How long one answer may take.
+    #[arg(long, default_value = "10s")]
+    pub timeout: NginxTime,
+    /// The header that names the release.
+    #[arg(long, default_value = "X-Release")]
+    pub header: String,
+}
+
+/// Runs it.
+///
+/// # Errors
+///
+/// [`Failure`].
+pub async fn run(args: Args, json: bool) -> Result<u8, Failure> {
+    let usage = |e: String| Failure::new(exit::USAGE, e);
+    let target = Target::parse(&args.url).await.map_err(usage)?;
+    let options = Options {
+        target,
+        post: args.post,
+        websocket: args.websocket,
+        rate: args.rate,
+        timeout: args.timeout.duration(),
+        header: args.header,
+    };
+    let limit = args.duration.map_or(Duration::MAX, NginxTime::duration);
+    let stop = async {
+        tokio::select! {
+            () = tokio::time::sleep(limit) => {}
+            _ = tokio::signal::ctrl_c() => {}
+        }
+    };
+    let show = |noticed: &Noticed| {
+        if json {
+            println!("{}", serde_json::to_string(noticed).unwrap_or_default());
+        } else {
+            println!("{noticed}");
+        }
+    };
+    let verdict = watch::run(options, stop, show).await;
+    if json {
+        println!("{}", serde_json::to_string(&verdict).unwrap_or_default());
+    } else {
+        print!("{verdict}");
+    }
+    Ok(if verdict.is_good() { exit::DONE } else { exit::FAILED })
+}

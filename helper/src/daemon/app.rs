@@ -1,0 +1,213 @@
+//! An application in the daemon: its slots, what runs in them, and what is remembered of it.
+
+use std::path::{Path, PathBuf};
+
+use shunt_api::{Address, ReleaseName};
+use tokio::sync::{Mutex, watch};
+
+use crate::config;
+use crate::daemon::state::{self, Remembered};
+use crate::deploy::releases::Releases;
+use crate::nginx::Client;
+use crate::runner::leftover::Identity;
+use crate::runner::log::Log;
+use crate::runner::process::{Process, Spec, StartError, State};
+use crate::wire::{AppStatus, SlotStatus};
+
+/// An application.
+pub struct App {
+    /// Its configuration.
+    pub config: config::App,
+    /// Its upstream in NGINX.
+    pub nginx: Client,
+    /// Its folder.
+    pub releases: Releases,
+    inner: Mutex<Inner>,
+    file: PathBuf,
+}
+
+struct Inner {
+    remembered: Remembered,
+    running: Vec<(Address, ReleaseName, Process)>,
+}
+
+/// A release in a slot, as it is remembered.
+#[derive(Debug, Clone)]
+pub struct Occupant {
+    /// The slot.
+    pub slot: Address,
+    /// Its process, when the daemon last knew.
+    pub process: Option<Identity>,
+}
+
+impl App {
+    /// An application, with what is remembered of it in the state folder.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with the file.
+    pub fn new(config: config::App, state: &Path) -> std::io::Result<Self> {
+        let file = state.join(format!("{}.json", config.name));
+        let inner = Inner { remembered: Remembered::read(&file)?, running: Vec::new() };
+        let (nginx, releases) = (Client::new(&config), Releases::new(&config.root));
+        Ok(Self { config, nginx, releases, inner: Mutex::new(inner), file })
+    }
+
+    /// The slot that a release runs in.
+    pub async fn slot_of(&self, release: &ReleaseName) -> Option<Address> {
+        let inner = self.inner.lock().await;
+        inner.running.iter().find(|(_, r, _)| r == release).map(|(slot, _, _)| slot.clone())
+    }
+
+    /// A slot that nothing runs in.
+    pub async fn free_slot(&self) -> Option<Address> {
+        let inner = self.inner.lock().await;
+        let taken = |slot: &Address| inner.running.iter().any(|(s, _, _)| s == slot);
+        self.config.run.slots.iter().find(|slot| !taken(slot)).cloned()
+    }
+
+    /// What runs where.
+    pub async fn occupants(&self) -> Vec<(Address, ReleaseName)> {
+        let inner = self.inner.lock().await;
+        inner.running.iter().map(|(slot, release, _)| (slot.clone(), release.clone())).collect()
+    }
+
+    /// Starts a release in a slot.
+    ///
+    /// # Errors
+    ///
+    /// [`StartError`].
+    pub async fn start(&self, slot: &Address, release: &ReleaseName) -> Result<(), StartError> {
+        let mut env = self.config.run.env.clone();
+        for (name, value) in [
+            ("RELEASE", release.to_string()),
+            ("SHUNT_APP", self.config.name.to_string()),
+            ("SHUNT_SLOT", slot.to_string()),
+        ] {
+            env.insert(name.to_owned(), value);
+        }
+        let spec = Spec {
+            command: self.config.run.command.clone(),
+            folder: self.releases.of(release),
+            slot: slot.clone(),
+            env,
+            log: self.releases.log(release),
+            stop_timeout: self.config.run.stop_timeout,
+        };
+        let process = Process::start(spec).await?;
+        let identity = match process.state() {
+            State::Running { pid, .. } => Identity::of(pid),
+            State::Ended { .. } | State::Stopped => None,
+        };
+        let mut inner = self.inner.lock().await;
+        inner.running.push((slot.clone(), release.clone(), process));
+        inner.remembered.slots.retain(|s| s.slot != *slot && s.release != *release);
+        let (slot, release) = (slot.clone(), release.clone());
+        inner.remembered.slots.push(state::Slot { slot, release, process: identity });
+        self.save(&inner);
+        Ok(())
+    }
+
+    /// Stops what runs in a slot. Tells whether it ended by itself.
+    pub async fn stop(&self, slot: &Address) -> bool {
+        let process = {
+            let mut inner = self.inner.lock().await;
+            let Some(at) = inner.running.iter().position(|(s, _, _)| s == slot) else {
+                return true;
+            };
+            let (_, _, process) = inner.running.remove(at);
+            inner.remembered.slots.retain(|s| s.slot != *slot);
+            self.save(&inner);
+            process
+        };
+        process.stop().await
+    }
+
+    /// Stops everything, and remembers what ran for the next start.
+    pub async fn shut_down(&self) {
+        let running = std::mem::take(&mut self.inner.lock().await.running);
+        let stops = running.into_iter().map(|(_, _, process)| process.stop());
+        futures_util::future::join_all(stops).await;
+    }
+
+    /// Follows what runs in a slot.
+    pub async fn watch(&self, slot: &Address) -> Option<(watch::Receiver<State>, Log)> {
+        let inner = self.inner.lock().await;
+        let found = inner.running.iter().find(|(s, _, _)| s == slot);
+        found.map(|(_, _, process)| (process.watch(), process.log().clone()))
+    }
+
+    /// NGINX has switched.
+    pub async fn switched(&self, release: &ReleaseName, from: Option<&ReleaseName>) {
+        let mut inner = self.inner.lock().await;
+        if let Some(from) = from.filter(|from| *from != release) {
+            inner.remembered.previous = Some(from.clone());
+            self.save(&inner);
+        }
+    }
+
+    /// The release that a rollback goes to.
+    pub async fn previous(&self) -> Option<ReleaseName> {
+        self.inner.lock().await.remembered.previous.clone()
+    }
+
+    /// Releases that must not be removed: the active one, the previous one, what runs.
+    pub async fn in_use(&self, active: &ReleaseName) -> Vec<ReleaseName> {
+        let inner = self.inner.lock().await;
+        let mut used = vec![active.clone()];
+        used.extend(inner.remembered.previous.clone());
+        used.extend(inner.running.iter().map(|(_, release, _)| release.clone()));
+        used
+    }
+
+    /// Where a release ran when the daemon ended.
+    pub async fn remembered(&self, release: &ReleaseName) -> Option<Occupant> {
+        let inner = self.inner.lock().await;
+        let slot = inner.remembered.slots.iter().find(|s| s.release == *release)?;
+        Some(Occupant { slot: slot.slot.clone(), process: slot.process })
+    }
+
+    /// As the API shows it; the job is the caller's to add.
+    pub async fn status(&self) -> AppStatus {
+        let (state, nginx_error) = match self.nginx.state().await {
+            Ok(state) => (Some(state), None),
+            Err(error) => (None, Some(error.to_string())),
+        };
+        let inner = self.inner.lock().await;
+        let active = state.as_ref().and_then(|s| s.active.clone());
+        let in_flight = state
+            .as_ref()
+            .zip(active.as_ref())
+            .and_then(|(s, active)| s.release(active.as_str()))
+            .map(|r| r.in_flight)
+            .unwrap_or_default();
+        let slots = self.config.run.slots.iter().map(|slot| {
+            let found = inner.running.iter().find(|(s, _, _)| s == slot);
+            let (pid, restarts) = match found.map(|(_, _, process)| process.state()) {
+                Some(State::Running { pid, restarts }) => (Some(pid), restarts),
+                Some(State::Ended { restarts, .. }) => (None, restarts),
+                Some(State::Stopped) | None => (None, 0),
+            };
+            let release = found.map(|(_, release, _)| release.clone());
+            SlotStatus { address: slot.clone(), release, pid, restarts }
+        });
+        AppStatus {
+            name: self.config.name.clone(),
+            upstream: self.config.upstream().to_owned(),
+            active,
+            previous: inner.remembered.previous.clone(),
+            generation: state.map(|s| s.generation),
+            in_flight,
+            nginx_error,
+            slots: slots.collect(),
+            job: None,
+        }
+    }
+
+    fn save(&self, inner: &Inner) {
+        // Without the file the daemon goes on; it only remembers less after its next start.
+        if let Err(error) = inner.remembered.write(&self.file) {
+            eprintln!("shuntd: cannot write {}: {error}", self.file.display());
+        }
+    }
+}

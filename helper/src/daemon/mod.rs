@@ -1,0 +1,6 @@
+//! The daemon: applications, jobs, and the API on a unix socket.
+
+pub mod app;
+pub mod jobs;
+pub mod routes;
+pub mod state;

@@ -1,0 +1,6 @@
+//! A job: what is decided ([`plan`]), what is done ([`engine`]), and an application's folder
+//! ([`releases`]).
+
+pub mod engine;
+pub mod plan;
+pub mod releases;

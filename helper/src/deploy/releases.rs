@@ -1,0 +1,172 @@
+//! An application's folder: `releases/<id>`, `current`, `log/<id>.log`.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use shunt_api::ReleaseName;
+
+use crate::source::folder;
+
+/// The folder of an application.
+#[derive(Debug, Clone)]
+pub struct Releases {
+    root: PathBuf,
+}
+
+impl Releases {
+    /// That of this root.
+    #[must_use]
+    pub fn new(root: &Path) -> Self {
+        Self { root: root.to_owned() }
+    }
+
+    /// Where releases lie.
+    #[must_use]
+    pub fn folder(&self) -> PathBuf {
+        self.root.join("releases")
+    }
+
+    /// Where this release lies.
+    #[must_use]
+    pub fn of(&self, release: &ReleaseName) -> PathBuf {
+        self.folder().join(release.as_str())
+    }
+
+    /// Its log.
+    #[must_use]
+    pub fn log(&self, release: &ReleaseName) -> PathBuf {
+        self.root.join("log").join(format!("{release}.log"))
+    }
+
+    /// Points `current` to a release: a new link is made beside it and renamed over it, so there is
+    /// no moment without one.
+    ///
+    /// # Errors
+    ///
+    /// What the system says; a `current` that is a folder is left alone.
+    pub fn publish(&self, release: &ReleaseName) -> io::Result<()> {
+        let (current, beside) = (self.root.join("current"), self.root.join(".current.new"));
+        match current.symlink_metadata() {
+            Ok(meta) if !meta.file_type().is_symlink() => {
+                let why = format!("{} is not a link, move it away", current.display());
+                return Err(io::Error::new(io::ErrorKind::AlreadyExists, why));
+            }
+            _ => {}
+        }
+        match std::fs::remove_file(&beside) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        std::os::unix::fs::symlink(Path::new("releases").join(release.as_str()), &beside)?;
+        std::fs::rename(&beside, &current)?;
+        std::fs::File::open(&self.root)?.sync_all()
+    }
+
+    /// Removes the oldest releases, so that `keep` are left, but none of those `in_use`; tells which.
+    ///
+    /// # Errors
+    ///
+    /// What the system says of the first that cannot be removed.
+    pub fn prune(&self, keep: usize, in_use: &[ReleaseName]) -> io::Result<Vec<ReleaseName>> {
+        let mut found = Vec::new();
+        for entry in std::fs::read_dir(self.folder())? {
+            let entry = entry?;
+            // What has no release's name was not put there by us.
+            let name = entry.file_name().to_str().and_then(|n| ReleaseName::new(n).ok());
+            if let Some(name) = name.filter(|n| !n.as_str().starts_with('.'))
+                && entry.file_type()?.is_dir()
+            {
+                // The folder itself is as old as the release: it was renamed into place, and the
+                // copy has set no time.
+                found.push((entry.metadata()?.modified()?, name));
+            }
+        }
+        found.sort();
+        let names: Vec<ReleaseName> = found.into_iter().map(|(_, name)| name).collect();
+        let out = to_remove(&names, keep, in_use);
+        for release in &out {
+            folder::remove(&self.of(release))?;
+            match std::fs::remove_file(self.log(release)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(out)
+    }
+}
+
+/// Which of these releases (oldest first) go (P12).
+fn to_remove(
+    oldest_first: &[ReleaseName],
+    keep: usize,
+    in_use: &[ReleaseName],
+) -> Vec<ReleaseName> {
+    let too_many = oldest_first.len().saturating_sub(keep);
+    oldest_first.iter().filter(|r| !in_use.contains(r)).take(too_many).cloned().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn name(i: usize) -> ReleaseName {
+        ReleaseName::new(&format!("r{i}")).unwrap()
+    }
+
+    proptest! {
+        #[test]
+        fn p12_cleaning_up_never_removes_what_is_in_use(
+            n in 0usize..20,
+            keep in 0usize..10,
+            used in prop::collection::vec(0usize..20, 0..5),
+        ) {
+            let all: Vec<_> = (0..n).map(name).collect();
+            let used: Vec<_> = used.into_iter().map(name).collect();
+            let out = to_remove(&all, keep, &used);
+            prop_assert!(out.iter().all(|r| !used.contains(r)));
+            let left: Vec<_> = all.iter().filter(|r| !out.contains(r)).collect();
+            prop_assert!(left.len() >= keep.min(n));
+            // What is left beyond `keep` is in use.
+            prop_assert!(left.len() <= keep.max(used.len()).max(keep + used.len()));
+            // No newer release goes while an older one stays that is not in use.
+            let oldest_left = left.iter().position(|r| !used.contains(r));
+            if let (Some(at), Some(last)) = (oldest_left, out.last()) {
+                let place = |r: &ReleaseName| all.iter().position(|a| a == r);
+                prop_assert!(place(left[at]) > place(last));
+            }
+        }
+    }
+
+    #[test]
+    fn current_is_replaced_in_one_step_and_a_folder_is_left_alone() {
+        let tmp = tempfile::tempdir().unwrap();
+        let releases = Releases::new(tmp.path());
+        let current = tmp.path().join("current");
+        for i in 0..2 {
+            releases.publish(&name(i)).unwrap();
+            assert_eq!(
+                std::fs::read_link(&current).unwrap(),
+                Path::new("releases").join(name(i).as_str())
+            );
+        }
+        std::fs::remove_file(&current).unwrap();
+        std::fs::create_dir(&current).unwrap();
+        assert!(releases.publish(&name(0)).unwrap_err().to_string().contains("not a link"));
+    }
+
+    #[test]
+    fn the_oldest_go_first_and_strangers_stay() {
+        let tmp = tempfile::tempdir().unwrap();
+        let releases = Releases::new(tmp.path());
+        for i in 0..4 {
+            let folder = releases.of(&name(i));
+            std::fs::create_dir_all(&folder).unwrap();
+            let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1000 + i as u64);
+            std::fs::File::open(&folder).unwrap().set_modified(time).unwrap();
+        }
+        std::fs::create_dir(releases.folder().join("a stranger")).unwrap();
+        assert_eq!(releases.prune(2, &[name(0)]).unwrap(), [name(1), name(2)]);
+        assert_eq!(std::fs::read_dir(releases.folder()).unwrap().count(), 3);
+    }
+}

@@ -1,0 +1,20 @@
+//! The helper of Shunt: a daemon that deploys releases, and its command line.
+//!
+//! A deploy goes one way: [`cli`] → [`wire`] → [`daemon`] → [`deploy`] → [`source`], [`runner`],
+//! [`health`] → [`nginx`]. What is decided stands in [`deploy::plan`], a pure state machine; what is
+//! done stands in [`deploy::engine`].
+
+#![forbid(unsafe_code)]
+
+pub mod cli;
+pub mod config;
+pub mod daemon;
+pub mod deploy;
+pub mod endpoint;
+pub mod health;
+pub mod nginx;
+pub mod request;
+pub mod runner;
+pub mod source;
+pub mod watch;
+pub mod wire;

@@ -1,0 +1,206 @@
+//! The client of the module's API.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::{Request, Response, header};
+use http_body_util::Full;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use shunt_api::call::encode;
+use shunt_api::{Address, Problem, ReleaseName, ReleaseSpec, SwitchReply, SwitchRequest, Upstream};
+
+use crate::config::App;
+use crate::request::{self, RequestError};
+
+/// How long a call may take that does not wait for something.
+const LIMIT: Duration = Duration::from_secs(10);
+
+/// The longest that one call waits; a longer wait is several calls.
+const WAIT: Duration = Duration::from_secs(30);
+
+/// Why a call has failed.
+#[derive(Debug, thiserror::Error)]
+pub enum NginxError {
+    /// There was no answer.
+    #[error("NGINX's shunt_api: {0}")]
+    Request(#[from] RequestError),
+    /// NGINX has refused, and said why.
+    #[error("NGINX refuses: {0}")]
+    Refused(Problem),
+    /// The answer is not the module's.
+    #[error("NGINX answers {status} at {address}, which is not shunt_api's way: {why}")]
+    Strange {
+        /// Where.
+        address: Address,
+        /// The HTTP status.
+        status: u16,
+        /// What is wrong with the answer.
+        why: String,
+    },
+    /// The token file cannot be read.
+    #[error("cannot read the token file: {0}")]
+    Token(std::io::Error),
+}
+
+impl NginxError {
+    /// Whether NGINX may have done what was asked, although it did not say so.
+    #[must_use]
+    pub fn is_uncertain(&self) -> bool {
+        match self {
+            Self::Request(error) => !error.is_unsent(),
+            Self::Strange { status, .. } => *status >= 500,
+            Self::Refused(_) | Self::Token(_) => false,
+        }
+    }
+
+    /// Whether NGINX could not be reached at all.
+    #[must_use]
+    pub fn is_unreachable(&self) -> bool {
+        matches!(self, Self::Request(_) | Self::Strange { .. })
+    }
+}
+
+/// One upstream in NGINX.
+#[derive(Debug, Clone)]
+pub struct Client {
+    address: Address,
+    upstream: String,
+    token_file: Option<std::path::PathBuf>,
+}
+
+impl Client {
+    /// The upstream of an application.
+    #[must_use]
+    pub fn new(app: &App) -> Self {
+        Self {
+            address: app.nginx.clone(),
+            upstream: app.upstream().to_owned(),
+            token_file: app.token_file.clone(),
+        }
+    }
+
+    /// The upstream as it is.
+    ///
+    /// # Errors
+    ///
+    /// [`NginxError`].
+    pub async fn state(&self) -> Result<Upstream, NginxError> {
+        self.call("GET", "", None, None::<&()>, LIMIT).await
+    }
+
+    /// Adds a release, or gives it other servers.
+    ///
+    /// # Errors
+    ///
+    /// [`NginxError`].
+    pub async fn put(&self, release: &ReleaseName, slot: &Address) -> Result<Upstream, NginxError> {
+        let spec = ReleaseSpec::single(slot.clone());
+        self.call("PUT", &format!("/releases/{release}"), None, Some(&spec), LIMIT).await
+    }
+
+    /// Deletes a release.
+    ///
+    /// # Errors
+    ///
+    /// [`NginxError`].
+    pub async fn delete(&self, release: &ReleaseName) -> Result<Upstream, NginxError> {
+        self.call("DELETE", &format!("/releases/{release}"), None, None::<&()>, LIMIT).await
+    }
+
+    /// Makes a release active, if the upstream is still at this generation.
+    ///
+    /// # Errors
+    ///
+    /// [`NginxError`].
+    pub async fn switch(
+        &self,
+        release: &ReleaseName,
+        generation: u32,
+    ) -> Result<SwitchReply, NginxError> {
+        let body = SwitchRequest { release: release.clone() };
+        self.call("POST", "/switch", Some(generation), Some(&body), LIMIT).await
+    }
+
+    /// Ends the fallback to the previous release.
+    ///
+    /// # Errors
+    ///
+    /// [`NginxError`].
+    pub async fn forget_previous(&self) -> Result<Upstream, NginxError> {
+        self.call("DELETE", "/previous", None, None::<&()>, LIMIT).await
+    }
+
+    /// Waits until a release has nothing in flight, or until `enough` says so of the state, or for
+    /// `limit`, and gives the last state. Nothing is polled: NGINX answers when it is so.
+    ///
+    /// # Errors
+    ///
+    /// [`NginxError`].
+    pub async fn drained(
+        &self,
+        release: &ReleaseName,
+        limit: Duration,
+    ) -> Result<Upstream, NginxError> {
+        let start = Instant::now();
+        loop {
+            let wait = limit.saturating_sub(start.elapsed()).min(WAIT);
+            let query = format!(
+                "?wait=drained&release={}&timeout={}ms",
+                encode(release.as_str()),
+                wait.as_millis()
+            );
+            let state: Upstream = self.call("GET", &query, None, None::<&()>, wait + LIMIT).await?;
+            let left = state.release(release.as_str()).map_or(0, |r| r.in_flight.total());
+            if left == 0 || start.elapsed() >= limit {
+                return Ok(state);
+            }
+        }
+    }
+
+    async fn call<T: DeserializeOwned>(
+        &self,
+        method: &str,
+        rest: &str,
+        if_match: Option<u32>,
+        body: Option<&impl Serialize>,
+        limit: Duration,
+    ) -> Result<T, NginxError> {
+        let body = match body {
+            Some(body) => serde_json::to_vec(body).unwrap_or_default(),
+            None => Vec::new(),
+        };
+        let mut request = Request::builder()
+            .method(method)
+            .uri(format!("/v1/upstreams/{}{rest}", encode(&self.upstream)))
+            .header(header::HOST, "shunt")
+            .header(header::CONTENT_TYPE, "application/json");
+        if let Some(generation) = if_match {
+            request = request.header(header::IF_MATCH, format!("\"{generation}\""));
+        }
+        if let Some(path) = &self.token_file {
+            let token = std::fs::read_to_string(path).map_err(NginxError::Token)?;
+            request = request.header(header::AUTHORIZATION, format!("Bearer {}", token.trim_end()));
+        }
+        let strange = |status, why: String| NginxError::Strange {
+            address: self.address.clone(),
+            status,
+            why,
+        };
+        let request =
+            request.body(Full::new(Bytes::from(body))).map_err(|e| strange(0, e.to_string()))?;
+        let response = request::send(&self.address, request, limit).await?;
+        let status = response.status();
+        if status.is_success() {
+            return parse(&response).map_err(|why| strange(status.as_u16(), why));
+        }
+        match parse::<Problem>(&response) {
+            Ok(problem) => Err(NginxError::Refused(problem)),
+            Err(why) => Err(strange(status.as_u16(), why)),
+        }
+    }
+}
+
+fn parse<T: DeserializeOwned>(response: &Response<Bytes>) -> Result<T, String> {
+    serde_json::from_slice(response.body()).map_err(|e| e.to_string())
+}

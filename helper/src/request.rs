@@ -1,0 +1,91 @@
+//! One HTTP request over a connection of its own.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use shunt_api::Address;
+
+use crate::endpoint;
+
+/// The most that is read of an answer, in bytes.
+const MAX_ANSWER: usize = 16 << 20;
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum RequestError {
+    /// Nobody listens there, or not for us.
+    #[error("cannot connect to {address}: {error}")]
+    Connect {
+        /// Where to.
+        address: Address,
+        /// What the system said.
+        error: std::io::Error,
+    },
+    /// The answer did not come in time.
+    #[error("no answer from {address} within {limit:?}")]
+    Timeout {
+        /// From where.
+        address: Address,
+        /// How long was waited.
+        limit: Duration,
+    },
+    /// The connection broke, or what came is not HTTP.
+    #[error("no answer from {address}: {why}")]
+    Broken {
+        /// From where.
+        address: Address,
+        /// What went wrong.
+        why: String,
+    },
+}
+
+impl RequestError {
+    /// Whether the request was certainly not seen by the other side.
+    #[must_use]
+    pub fn is_unsent(&self) -> bool {
+        matches!(self, Self::Connect { .. })
+    }
+}
+
+/// Sends a request and reads the whole answer, within a time limit.
+///
+/// # Errors
+///
+/// [`RequestError`].
+pub async fn send(
+    address: &Address,
+    request: Request<Full<Bytes>>,
+    limit: Duration,
+) -> Result<Response<Bytes>, RequestError> {
+    let exchange = async {
+        let stream = endpoint::connect(address)
+            .await
+            .map_err(|error| RequestError::Connect { address: address.clone(), error })?;
+        exchange(stream, request)
+            .await
+            .map_err(|why| RequestError::Broken { address: address.clone(), why })
+    };
+    match tokio::time::timeout(limit, exchange).await {
+        Ok(result) => result,
+        Err(_) => Err(RequestError::Timeout { address: address.clone(), limit }),
+    }
+}
+
+async fn exchange(
+    stream: Box<dyn endpoint::Stream>,
+    request: Request<Full<Bytes>>,
+) -> Result<Response<Bytes>, String> {
+    let (mut sender, connection) =
+        http1::handshake(TokioIo::new(stream)).await.map_err(|e| e.to_string())?;
+    // Ends with the answer, or with the connection.
+    let driver = tokio::spawn(connection);
+    let response = sender.send_request(request).await.map_err(|e| e.to_string())?;
+    let (parts, body) = response.into_parts();
+    let body = Limited::new(body, MAX_ANSWER).collect().await.map_err(|e| e.to_string())?;
+    driver.abort();
+    Ok(Response::from_parts(parts, body.to_bytes()))
+}

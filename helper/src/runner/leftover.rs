@@ -1,0 +1,40 @@
+//! A process that an earlier daemon started and that still runs.
+
+use rustix::process::{Pid, Signal, kill_process_group};
+
+/// A process, told apart from a later one with the same pid.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Identity {
+    /// Its pid, which is also its group.
+    pub pid: u32,
+    /// Its start time: field 22 of `/proc/<pid>/stat`, in clock ticks since boot (`proc(5)`).
+    pub start: u64,
+}
+
+impl Identity {
+    /// The process with this pid as it is now; `None` when there is none.
+    #[must_use]
+    pub fn of(pid: u32) -> Option<Self> {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        // The name before may have blanks and parentheses itself.
+        let (_, fields) = stat.rsplit_once(") ")?;
+        let start = fields.split(' ').nth(19)?.parse().ok()?;
+        Some(Self { pid, start })
+    }
+
+    /// Whether it still runs.
+    #[must_use]
+    pub fn is_alive(self) -> bool {
+        Self::of(self.pid) == Some(self)
+    }
+
+    /// Asks its group to end.
+    pub fn terminate(self) {
+        if self.is_alive()
+            && let Some(group) = i32::try_from(self.pid).ok().and_then(Pid::from_raw)
+        {
+            // Somebody may have been faster.
+            let _ = kill_process_group(group, Signal::TERM);
+        }
+    }
+}

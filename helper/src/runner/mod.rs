@@ -1,0 +1,5 @@
+//! What starts and stops processes in slots.
+
+pub mod leftover;
+pub mod log;
+pub mod process;
