@@ -1,8 +1,12 @@
 //! Where something listens: an IP literal with a port, or a unix socket.
 
 use std::io;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
+use rustix::net::SocketAddrUnix;
 use shunt_api::Address;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
@@ -60,8 +64,31 @@ pub async fn listen(address: &Address) -> io::Result<Listener> {
 #[derive(Debug)]
 pub struct Listener {
     /// The socket.
-    pub fd: std::os::fd::OwnedFd,
+    pub fd: OwnedFd,
     path: Option<PathBuf>,
+}
+
+impl Listener {
+    /// The socket of a slot that another process had open.
+    ///
+    /// # Errors
+    ///
+    /// When it is not the socket that listens there.
+    pub fn adopt(fd: OwnedFd, address: &Address) -> io::Result<Self> {
+        let found = rustix::net::getsockname(&fd)?;
+        let (is_there, path) = match address {
+            Address::Ip(ip) => (SocketAddr::try_from(found).is_ok_and(|found| found == *ip), None),
+            Address::Unix(path) => {
+                let found = SocketAddrUnix::try_from(found)?;
+                let bytes = path.as_os_str().as_bytes();
+                (found.path_bytes() == Some(bytes), Some(path.clone()))
+            }
+        };
+        if is_there && rustix::net::sockopt::socket_acceptconn(&fd)? {
+            return Ok(Self { fd, path });
+        }
+        Err(io::Error::other(format!("descriptor 3 of the process does not listen on {address}")))
+    }
 }
 
 impl Drop for Listener {

@@ -5,7 +5,7 @@ use rustix::process::{Pid, Signal, kill_process_group};
 /// A process, told apart from a later one with the same pid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Identity {
-    /// Its pid, which is also its group.
+    /// Its pid, which is also its group's.
     pub pid: u32,
     /// Its start time: field 22 of `/proc/<pid>/stat`, in clock ticks since boot (`proc(5)`).
     pub start: u64,
@@ -18,7 +18,12 @@ impl Identity {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
         // The name before may have blanks and parentheses itself.
         let (_, fields) = stat.rsplit_once(") ")?;
-        let start = fields.split(' ').nth(19)?.parse().ok()?;
+        let mut fields = fields.split(' ');
+        // One that has ended and only waits for its parent runs no more.
+        if fields.next()? == "Z" {
+            return None;
+        }
+        let start = fields.nth(18)?.parse().ok()?;
         Some(Self { pid, start })
     }
 

@@ -7,21 +7,22 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
-use std::process::{ExitStatus, Stdio};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use command_fds::{CommandFdExt, FdMapping};
-use rustix::process::{Pid, Signal, kill_process_group};
 use shunt_api::Address;
-use tokio::process::{Child, Command};
+use tokio::process::Command;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::endpoint::{self, Listener};
+use crate::runner::leader::Leader;
+use crate::runner::leftover::Identity;
 use crate::runner::log::Log;
 
 /// The first descriptor that is handed over (`SD_LISTEN_FDS_START`).
-const LISTEN_FD: i32 = 3;
+pub(crate) const LISTEN_FD: i32 = 3;
 
 /// `LISTEN_PID` is only known once the process exists. The shell sets it and becomes the program.
 const EXEC: &str = "export LISTEN_PID=$$; exec \"$@\"";
@@ -131,16 +132,33 @@ impl Process {
             .map_err(|error| StartError::Listen { slot: spec.slot.clone(), error })?;
         let log = Log::open(&spec.log)
             .map_err(|error| StartError::Log { path: spec.log.clone(), error })?;
-        let child = spawn(&spec, &listener, &log).map_err(|error| StartError::Spawn {
+        let leader = spawn(&spec, &listener, &log).map_err(|error| StartError::Spawn {
             command: spec.command.clone(),
             folder: spec.folder.clone(),
             error,
         })?;
-        let pid = child.id().unwrap_or_default();
-        let (publish, state) = watch::channel(State::Running { pid, restarts: 0 });
+        Ok(Self::supervised(spec, listener, log, leader))
+    }
+
+    /// Takes over a process that an earlier daemon started in this slot, and its socket, so that
+    /// nobody notices that the daemon was gone.
+    ///
+    /// # Errors
+    ///
+    /// What the system says; a process whose descriptor 3 is no longer the slot's socket cannot be
+    /// taken over, as it could not be started again without connections being refused.
+    pub fn adopt(spec: Spec, process: Identity) -> io::Result<Self> {
+        let (leader, socket) = Leader::adopt(process)?;
+        let listener = Listener::adopt(socket, &spec.slot)?;
+        let log = Log::open(&spec.log)?;
+        Ok(Self::supervised(spec, listener, log, leader))
+    }
+
+    fn supervised(spec: Spec, listener: Listener, log: Log, leader: Leader) -> Self {
+        let (publish, state) = watch::channel(State::Running { pid: leader.pid(), restarts: 0 });
         let (stop, stopped) = watch::channel(false);
-        let task = tokio::spawn(supervise(spec, listener, log.clone(), child, publish, stopped));
-        Ok(Self { state, stop, log, task })
+        let task = tokio::spawn(supervise(spec, listener, log.clone(), leader, publish, stopped));
+        Self { state, stop, log, task }
     }
 
     /// What it is doing.
@@ -161,6 +179,13 @@ impl Process {
         &self.log
     }
 
+    /// Leaves it alone, as a daemon does that is killed.
+    #[cfg(test)]
+    async fn abandon(self) {
+        self.task.abort();
+        let _ = self.task.await;
+    }
+
     /// Stops it: `SIGTERM`, the grace time, then `SIGKILL` to the whole group. Tells whether it ended
     /// by itself.
     pub async fn stop(self) -> bool {
@@ -169,7 +194,7 @@ impl Process {
     }
 }
 
-fn spawn(spec: &Spec, listener: &Listener, log: &Log) -> io::Result<Child> {
+fn spawn(spec: &Spec, listener: &Listener, log: &Log) -> io::Result<Leader> {
     // A shell that cannot find a program says so in the log only.
     if let Some(program) = spec.command.first().filter(|p| p.contains('/'))
         && !spec.folder.join(program).exists()
@@ -188,8 +213,7 @@ fn spawn(spec: &Spec, listener: &Listener, log: &Log) -> io::Result<Child> {
         .stdin(Stdio::null())
         .stdout(log.writer()?)
         .stderr(log.writer()?)
-        .process_group(0)
-        .kill_on_drop(true);
+        .process_group(0);
     if let Address::Ip(address) = &spec.slot {
         command.env("PORT", address.port().to_string());
     }
@@ -197,7 +221,7 @@ fn spawn(spec: &Spec, listener: &Listener, log: &Log) -> io::Result<Child> {
     command
         .fd_mappings(vec![FdMapping { parent_fd: socket, child_fd: LISTEN_FD }])
         .map_err(io::Error::other)?;
-    command.spawn()
+    Leader::own(command.spawn()?)
 }
 
 /// Waits for the end of the process, or for the order to stop it; starts it again after the former.
@@ -206,7 +230,7 @@ async fn supervise(
     spec: Spec,
     listener: Listener,
     log: Log,
-    mut child: Child,
+    mut leader: Leader,
     publish: watch::Sender<State>,
     mut stop: watch::Receiver<bool>,
 ) -> bool {
@@ -215,12 +239,14 @@ async fn supervise(
         let began = Instant::now();
         let how = tokio::select! {
             () = ordered(&mut stop) => {
-                let graceful = end(&mut child, spec.stop_timeout).await;
+                let graceful = leader.end(spec.stop_timeout).await;
                 publish.send_replace(State::Stopped);
                 return graceful;
             }
-            status = child.wait() => status.map_or_else(|e| e.to_string(), describe),
+            how = leader.ended() => how,
         };
+        // What it has left behind would share the socket with the next one.
+        leader.kill_group();
         if began.elapsed() >= STABLE {
             pause = FIRST_PAUSE;
         }
@@ -237,7 +263,7 @@ async fn supervise(
             restarts += 1;
             match spawn(&spec, &listener, &log) {
                 Ok(next) => {
-                    child = next;
+                    leader = next;
                     break;
                 }
                 Err(error) => {
@@ -245,8 +271,7 @@ async fn supervise(
                 }
             }
         }
-        let pid = child.id().unwrap_or_default();
-        publish.send_replace(State::Running { pid, restarts });
+        publish.send_replace(State::Running { pid: leader.pid(), restarts });
     }
 }
 
@@ -254,31 +279,6 @@ async fn supervise(
 async fn ordered(stop: &mut watch::Receiver<bool>) {
     // Without its sender the channel is closed, which is the same order.
     let _ = stop.wait_for(|stop| *stop).await;
-}
-
-/// Ends a process and its group. Tells whether it did so itself in time.
-async fn end(child: &mut Child, grace: Duration) -> bool {
-    // The leader's pid is the group's; it is not given away while the leader is not waited for.
-    let group = child.id().and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw);
-    let signal = |signal| group.is_some_and(|group| kill_process_group(group, signal).is_ok());
-    signal(Signal::TERM);
-    let graceful = tokio::time::timeout(grace, child.wait()).await.is_ok();
-    // Also whatever the leader has left behind.
-    signal(Signal::KILL);
-    if !graceful {
-        // What was killed is gone in a moment.
-        let _ = child.wait().await;
-    }
-    graceful
-}
-
-fn describe(status: ExitStatus) -> String {
-    use std::os::unix::process::ExitStatusExt;
-    match (status.code(), status.signal()) {
-        (Some(code), _) => format!("exit status {code}"),
-        (None, Some(signal)) => format!("signal {signal}"),
-        (None, None) => "an unknown end".to_owned(),
-    }
 }
 
 #[cfg(test)]
@@ -311,6 +311,18 @@ mod tests {
                 return lines;
             }
             assert!(Instant::now() < deadline, "{lines:?}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    async fn until_gone(pid: u32) {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let running = || {
+            std::fs::read_to_string(format!("/proc/{pid}/stat"))
+                .is_ok_and(|stat| !stat.contains(") Z "))
+        };
+        while running() {
+            assert!(Instant::now() < deadline, "process {pid} still runs");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
@@ -348,15 +360,55 @@ mod tests {
         let process = Process::start(spec).await.unwrap();
         let pid: u32 = lines(&process, 1).await[0].parse().unwrap();
         assert!(!process.stop().await);
-        let deadline = Instant::now() + Duration::from_secs(10);
-        let running = || {
-            std::fs::read_to_string(format!("/proc/{pid}/stat"))
-                .is_ok_and(|stat| !stat.contains(") Z "))
-        };
-        while running() {
-            assert!(Instant::now() < deadline, "the child of the group still runs");
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        until_gone(pid).await;
+    }
+
+    #[tokio::test]
+    async fn what_a_process_leaves_behind_ends_before_it_is_started_again() {
+        let tmp = tempfile::tempdir().unwrap();
+        let script = "[ -e pid ] && exec sleep 600; sleep 600 & echo $! > pid; exit 1";
+        let process = Process::start(spec(tmp.path(), script)).await.unwrap();
+        until(&process, |s| matches!(s, State::Running { restarts: 1, .. })).await;
+        let pid = std::fs::read_to_string(tmp.path().join("pid")).unwrap();
+        until_gone(pid.trim().parse().unwrap()).await;
+        process.stop().await;
+    }
+
+    #[tokio::test]
+    async fn p9_a_process_that_outlived_its_daemon_is_taken_over_with_its_socket() {
+        let tmp = tempfile::tempdir().unwrap();
+        let script = "echo started; trap 'exit 0' TERM; while :; do sleep 0.01; done";
+        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let spec = Spec { slot: Address::Ip(free), ..spec(tmp.path(), script) };
+        let first = Process::start(spec.clone()).await.unwrap();
+        lines(&first, 1).await;
+        let State::Running { pid, .. } = first.state() else { panic!("{:?}", first.state()) };
+        // As a daemon that is killed leaves it: nobody waits, nobody holds the socket.
+        first.abandon().await;
+        let second = Process::adopt(spec.clone(), Identity::of(pid).unwrap()).unwrap();
+        assert_eq!(second.state(), State::Running { pid, restarts: 0 });
+        tokio::net::TcpStream::connect(free).await.unwrap();
+        // It is supervised from now on: started again when it dies, on the same socket.
+        let group = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+        rustix::process::kill_process_group(group, rustix::process::Signal::KILL).unwrap();
+        until(&second, |s| matches!(s, State::Running { restarts: 1, .. })).await;
+        tokio::net::TcpStream::connect(free).await.unwrap();
+        assert!(second.stop().await);
+    }
+
+    #[tokio::test]
+    async fn a_process_that_is_another_one_now_is_not_taken_over() {
+        let tmp = tempfile::tempdir().unwrap();
+        let process = Process::start(spec(tmp.path(), "exec sleep 600")).await.unwrap();
+        let State::Running { pid, .. } = process.state() else { panic!("{:?}", process.state()) };
+        let real = Identity::of(pid).unwrap();
+        let reused = Identity { start: real.start - 1, ..real };
+        assert!(Process::adopt(spec(tmp.path(), ""), reused).is_err());
+        let other = Address::Unix(tmp.path().join("other.sock"));
+        let elsewhere = Spec { slot: other, ..spec(tmp.path(), "") };
+        let error = Process::adopt(elsewhere, real).unwrap_err().to_string();
+        assert!(error.contains("does not listen on"), "{error}");
+        process.stop().await;
     }
 
     #[tokio::test]
