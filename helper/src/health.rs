@@ -36,8 +36,8 @@ pub enum HealthError {
     },
 }
 
-/// Asks until enough answers in a row are good. Redirects are not followed: where they lead to is not
-/// the release.
+/// Asks until enough answers in a row are good, of a process that was started again `restarts` times
+/// and not once more. Redirects are not followed: where they lead to is not the release.
 ///
 /// # Errors
 ///
@@ -47,13 +47,14 @@ pub async fn wait(
     slot: &Address,
     release: &ReleaseName,
     mut process: watch::Receiver<State>,
+    restarts: u32,
 ) -> Result<(), HealthError> {
     let end = Instant::now() + config.deadline;
     let mut passes = 0;
     let mut last = "none was answered".to_owned();
     loop {
         let checked = tokio::select! {
-            how = ended(&mut process) => return Err(HealthError::Ended { how, last }),
+            how = ended(&mut process, restarts) => return Err(HealthError::Ended { how, last }),
             checked = tokio::time::timeout_at(end.into(), check(config, slot, release)) => checked,
         };
         match checked {
@@ -78,8 +79,10 @@ pub async fn wait(
 }
 
 /// Waits for the end of the process, which may be over already, and tells how it came.
-async fn ended(process: &mut watch::Receiver<State>) -> String {
-    match process.wait_for(|s| !matches!(s, State::Running { restarts: 0, .. })).await.as_deref() {
+async fn ended(process: &mut watch::Receiver<State>, restarts: u32) -> String {
+    let as_it_was =
+        |s: &State| matches!(s, State::Running { restarts: now, .. } if *now == restarts);
+    match process.wait_for(|s| !as_it_was(s)).await.as_deref() {
         Ok(State::Ended { how, .. }) => how.clone(),
         Ok(State::Running { .. }) => "a restart".to_owned(),
         Ok(State::Stopped) | Err(_) => "an order to stop".to_owned(),
@@ -149,7 +152,7 @@ mod tests {
 
     async fn ask(config: &Health, slot: &Address) -> Result<(), HealthError> {
         let (_process, state) = running();
-        wait(config, slot, &ReleaseName::new("v1").unwrap(), state).await
+        wait(config, slot, &ReleaseName::new("v1").unwrap(), state, 0).await
     }
 
     #[tokio::test]
@@ -201,7 +204,7 @@ mod tests {
         let slot = Address::Unix("/nonexistent".into());
         let patient = Health { deadline: Duration::from_secs(60), ..config() };
         let error =
-            wait(&patient, &slot, &ReleaseName::new("v1").unwrap(), state).await.unwrap_err();
+            wait(&patient, &slot, &ReleaseName::new("v1").unwrap(), state, 0).await.unwrap_err();
         assert!(matches!(error, HealthError::Ended { .. }), "{error}");
     }
 }

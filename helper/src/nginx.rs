@@ -89,14 +89,20 @@ impl Client {
         self.call("GET", "", None, None::<&()>, LIMIT).await
     }
 
-    /// Adds a release, or gives it other servers.
+    /// Adds a release, or gives it other servers, if the upstream is still at this generation.
     ///
     /// # Errors
     ///
     /// [`NginxError`].
-    pub async fn put(&self, release: &ReleaseName, slot: &Address) -> Result<Upstream, NginxError> {
+    pub async fn put(
+        &self,
+        release: &ReleaseName,
+        slot: &Address,
+        generation: u32,
+    ) -> Result<Upstream, NginxError> {
         let spec = ReleaseSpec::single(slot.clone());
-        self.call("PUT", &format!("/releases/{release}"), None, Some(&spec), LIMIT).await
+        let path = format!("/releases/{release}");
+        self.call("PUT", &path, Some(generation), Some(&spec), LIMIT).await
     }
 
     /// Deletes a release.
@@ -131,8 +137,8 @@ impl Client {
         self.call("DELETE", "/previous", None, None::<&()>, LIMIT).await
     }
 
-    /// Waits until a release has nothing in flight, or until `enough` says so of the state, or for
-    /// `limit`, and gives the last state. Nothing is polled: NGINX answers when it is so.
+    /// Waits until a release has nothing in flight, at most for `limit`, and gives the last state.
+    /// Nothing is polled: NGINX answers when it is so.
     ///
     /// # Errors
     ///
@@ -152,7 +158,8 @@ impl Client {
             );
             let state: Upstream = self.call("GET", &query, None, None::<&()>, wait + LIMIT).await?;
             let left = state.release(release.as_str()).map_or(0, |r| r.in_flight.total());
-            if left == 0 || start.elapsed() >= limit {
+            let drained = left == 0 && state.active.as_ref() != Some(release);
+            if drained || start.elapsed() >= limit {
                 return Ok(state);
             }
         }

@@ -47,6 +47,17 @@ pub enum JobKind {
     Recover,
 }
 
+impl std::fmt::Display for JobKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Self::Deploy => "deploy",
+            Self::Rollback => "rollback",
+            Self::Switch => "switch",
+            Self::Recover => "recover",
+        })
+    }
+}
+
 /// The steps of a job, in their order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -158,6 +169,8 @@ pub enum Outcome {
     Unhealthy,
     /// NGINX could not be reached.
     Unreachable,
+    /// Somebody else has switched to another release while the job went on after its own switch.
+    Overruled,
 }
 
 /// The exit codes of the command line.
@@ -170,6 +183,8 @@ pub mod exit {
     pub const USAGE: u8 = 2;
     /// Unhealthy, not switched.
     pub const UNHEALTHY: u8 = 4;
+    /// The release was switched away from again.
+    pub const SWITCHED_BACK: u8 = 5;
     /// Another job runs.
     pub const LOCKED: u8 = 7;
     /// The daemon or NGINX cannot be reached.
@@ -185,6 +200,7 @@ impl Outcome {
             Self::Failed => exit::FAILED,
             Self::Unhealthy => exit::UNHEALTHY,
             Self::Unreachable => exit::UNREACHABLE,
+            Self::Overruled => exit::SWITCHED_BACK,
         }
     }
 }

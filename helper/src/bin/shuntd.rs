@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
 
 use clap::Parser;
 use shunt_helper::daemon::app::App;
 use shunt_helper::daemon::jobs::Jobs;
+use shunt_helper::daemon::recover::Recovery;
 use shunt_helper::daemon::routes::{Peer, Shared, router};
-use shunt_helper::{config, deploy, wire};
+use shunt_helper::{config, wire};
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -28,9 +28,6 @@ struct Args {
     #[arg(long, default_value = wire::DEFAULT_SOCKET)]
     socket: PathBuf,
 }
-
-/// How often to ask again for NGINX at start, when it is not there yet.
-const RETRY: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
     let args = Args::parse();
@@ -61,7 +58,10 @@ async fn run(args: Args) -> Result<(), (u8, String)> {
     let listener = listen(&args.socket).await.map_err(failed)?;
     let shared = Arc::new(Shared { apps, jobs: Jobs::default() });
     for app in shared.apps.values() {
-        tokio::spawn(recover(shared.clone(), app.clone()));
+        if let Some(recovery) = Recovery::begin(app, &shared.jobs).await {
+            let shared = shared.clone();
+            tokio::spawn(async move { recovery.run(&shared).await });
+        }
     }
     let signals = SignalKind::terminate();
     let mut terminate = signal(signals).map_err(|e| failed(e.to_string()))?;
@@ -80,27 +80,6 @@ async fn run(args: Args) -> Result<(), (u8, String)> {
     futures_util::future::join_all(shared.apps.values().map(|app| app.shut_down())).await;
     let _ = std::fs::remove_file(&args.socket);
     Ok(())
-}
-
-/// Starts what ran before, as soon as NGINX tells which release is active. It is a job like others,
-/// so that none of them meets it in the slots.
-async fn recover(shared: Arc<Shared>, app: Arc<App>) {
-    let name = &app.config.name;
-    let active = loop {
-        match app.nginx.state().await {
-            Ok(state) => break state.active,
-            Err(_) => tokio::time::sleep(RETRY).await,
-        }
-    };
-    let Some(active) = active else { return };
-    if app.remembered(&active).await.is_none() {
-        return;
-    }
-    let Ok(_reporter) = shared.jobs.begin(name, wire::JobKind::Recover, &active) else { return };
-    match deploy::engine::recover(&app, &active).await {
-        Ok(()) => eprintln!("shuntd: {name}: \"{active}\" runs again"),
-        Err(error) => eprintln!("shuntd: {name}: \"{active}\" cannot be started again: {error}"),
-    }
 }
 
 /// Opens the socket; one that a killed daemon left is replaced, one that a living one has is not.

@@ -58,7 +58,6 @@ impl Style {
     fn lines(&self, event: &Event) -> Vec<String> {
         match &event.what {
             What::Began { app, job, release } => {
-                let job = format!("{job:?}").to_lowercase();
                 vec![self.paint("1", &format!("{job} {app} \"{release}\""))]
             }
             // The line is printed once it is known how the step ended.

@@ -35,6 +35,7 @@ Exit codes:
   1  failed; with watch: a request failed
   2  usage or configuration
   4  the release did not become healthy; nothing was switched
+  5  somebody else switched to another release meanwhile
   7  another job runs for this application
   8  shuntd or NGINX cannot be reached";
 

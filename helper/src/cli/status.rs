@@ -67,10 +67,7 @@ fn show(app: &AppStatus) -> String {
         line("slot", format!("{}  {what}", slot.address));
     }
     if let Some(job) = &app.job {
-        line(
-            "job",
-            format!("{} ({:?} \"{}\") since {}", job.job, job.kind, job.release, job.since),
-        );
+        line("job", format!("{} ({} \"{}\") since {}", job.job, job.kind, job.release, job.since));
     }
     out
 }

@@ -1,6 +1,7 @@
 //! An application in the daemon: its slots, what runs in them, and what is remembered of it.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use shunt_api::{Address, ReleaseName};
 use tokio::sync::{Mutex, watch};
@@ -22,13 +23,31 @@ pub struct App {
     pub nginx: Client,
     /// Its folder.
     pub releases: Releases,
-    inner: Mutex<Inner>,
-    file: PathBuf,
+    inner: Arc<Mutex<Inner>>,
 }
 
 struct Inner {
     remembered: Remembered,
     running: Vec<(Address, ReleaseName, Process)>,
+    /// Set when the daemon ends: from then on nothing starts.
+    closed: bool,
+    file: PathBuf,
+}
+
+impl Inner {
+    /// Writes what is remembered, with the processes as they are now.
+    fn save(&mut self) {
+        for (slot, _, process) in &self.running {
+            let remembered = self.remembered.slots.iter_mut().find(|s| s.slot == *slot);
+            if let (Some(remembered), State::Running { pid, .. }) = (remembered, process.state()) {
+                remembered.process = Identity::of(pid);
+            }
+        }
+        // Without the file the daemon goes on; it only remembers less after its next start.
+        if let Err(error) = self.remembered.write(&self.file) {
+            eprintln!("shuntd: cannot write {}: {error}", self.file.display());
+        }
+    }
 }
 
 /// A release in a slot, as it is remembered.
@@ -48,9 +67,33 @@ impl App {
     /// What is wrong with the file.
     pub fn new(config: config::App, state: &Path) -> std::io::Result<Self> {
         let file = state.join(format!("{}.json", config.name));
-        let inner = Inner { remembered: Remembered::read(&file)?, running: Vec::new() };
+        let remembered = Remembered::read(&file)?;
+        let inner = Inner { remembered, running: Vec::new(), closed: false, file };
         let (nginx, releases) = (Client::new(&config), Releases::new(&config.root));
-        Ok(Self { config, nginx, releases, inner: Mutex::new(inner), file })
+        Ok(Self { config, nginx, releases, inner: Arc::new(Mutex::new(inner)) })
+    }
+
+    /// Takes over what an earlier daemon left running when it was killed. What cannot be taken over
+    /// and is not needed any more would only hold its slot.
+    pub async fn adopt(&self) {
+        let remembered = self.inner.lock().await.remembered.slots.clone();
+        for state::Slot { slot, release, process } in remembered {
+            let Some(process) = process.filter(|p| p.is_alive()) else { continue };
+            let name = &self.config.name;
+            if !self.config.run.slots.contains(&slot) {
+                eprintln!("shuntd: {name}: {slot} of \"{release}\" is no slot any more");
+                continue;
+            }
+            match Process::adopt(self.spec(&slot, &release), process) {
+                Ok(process) => {
+                    eprintln!("shuntd: {name}: \"{release}\" runs in {slot} and is taken over");
+                    self.add(&slot, &release, process).await;
+                }
+                Err(error) => {
+                    eprintln!("shuntd: {name}: \"{release}\" in {slot} is not taken over: {error}");
+                }
+            }
+        }
     }
 
     /// The slot that a release runs in.
@@ -66,6 +109,11 @@ impl App {
         self.config.run.slots.iter().find(|slot| !taken(slot)).cloned()
     }
 
+    /// Whether nothing runs in a slot.
+    pub async fn is_free(&self, slot: &Address) -> bool {
+        !self.inner.lock().await.running.iter().any(|(s, _, _)| s == slot)
+    }
+
     /// What runs where.
     pub async fn occupants(&self) -> Vec<(Address, ReleaseName)> {
         let inner = self.inner.lock().await;
@@ -78,6 +126,12 @@ impl App {
     ///
     /// [`StartError`].
     pub async fn start(&self, slot: &Address, release: &ReleaseName) -> Result<(), StartError> {
+        let process = Process::start(self.spec(slot, release)).await?;
+        self.add(slot, release, process).await;
+        Ok(())
+    }
+
+    fn spec(&self, slot: &Address, release: &ReleaseName) -> Spec {
         let mut env = self.config.run.env.clone();
         for (name, value) in [
             ("RELEASE", release.to_string()),
@@ -86,26 +140,37 @@ impl App {
         ] {
             env.insert(name.to_owned(), value);
         }
-        let spec = Spec {
+        Spec {
             command: self.config.run.command.clone(),
             folder: self.releases.of(release),
             slot: slot.clone(),
             env,
             log: self.releases.log(release),
             stop_timeout: self.config.run.stop_timeout,
-        };
-        let process = Process::start(spec).await?;
-        let identity = match process.state() {
-            State::Running { pid, .. } => Identity::of(pid),
-            State::Ended { .. } | State::Stopped => None,
-        };
+        }
+    }
+
+    async fn add(&self, slot: &Address, release: &ReleaseName, process: Process) {
+        let mut watch = process.watch();
         let mut inner = self.inner.lock().await;
+        if inner.closed {
+            drop(inner);
+            process.stop().await;
+            return;
+        }
         inner.running.push((slot.clone(), release.clone(), process));
         inner.remembered.slots.retain(|s| s.slot != *slot && s.release != *release);
         let (slot, release) = (slot.clone(), release.clone());
-        inner.remembered.slots.push(state::Slot { slot, release, process: identity });
-        self.save(&inner);
-        Ok(())
+        inner.remembered.slots.push(state::Slot { slot, release, process: None });
+        inner.save();
+        // Whenever it was started again, it is another process that the next daemon has to find.
+        let inner = Arc::downgrade(&self.inner);
+        tokio::spawn(async move {
+            while watch.changed().await.is_ok() {
+                let Some(inner) = inner.upgrade() else { return };
+                inner.lock().await.save();
+            }
+        });
     }
 
     /// Stops what runs in a slot. Tells whether it ended by itself.
@@ -117,7 +182,7 @@ impl App {
             };
             let (_, _, process) = inner.running.remove(at);
             inner.remembered.slots.retain(|s| s.slot != *slot);
-            self.save(&inner);
+            inner.save();
             process
         };
         process.stop().await
@@ -125,7 +190,11 @@ impl App {
 
     /// Stops everything, and remembers what ran for the next start.
     pub async fn shut_down(&self) {
-        let running = std::mem::take(&mut self.inner.lock().await.running);
+        let running = {
+            let mut inner = self.inner.lock().await;
+            inner.closed = true;
+            std::mem::take(&mut inner.running)
+        };
         let stops = running.into_iter().map(|(_, _, process)| process.stop());
         futures_util::future::join_all(stops).await;
     }
@@ -142,7 +211,7 @@ impl App {
         let mut inner = self.inner.lock().await;
         if let Some(from) = from.filter(|from| *from != release) {
             inner.remembered.previous = Some(from.clone());
-            self.save(&inner);
+            inner.save();
         }
     }
 
@@ -165,6 +234,31 @@ impl App {
         let inner = self.inner.lock().await;
         let slot = inner.remembered.slots.iter().find(|s| s.release == *release)?;
         Some(Occupant { slot: slot.slot.clone(), process: slot.process })
+    }
+
+    /// The release that was started last, of those that are remembered.
+    pub async fn last_remembered(&self) -> Option<ReleaseName> {
+        self.inner.lock().await.remembered.slots.last().map(|s| s.release.clone())
+    }
+
+    /// Ends what an earlier daemon left running and could not be taken over, except for one
+    /// release: that one serves until another process does.
+    pub async fn end_leftovers(&self, except: Option<&ReleaseName>) {
+        let inner = self.inner.lock().await;
+        for slot in &inner.remembered.slots {
+            let ours = inner.running.iter().any(|(s, _, _)| *s == slot.slot);
+            if let Some(process) = slot.process.filter(|_| !ours && Some(&slot.release) != except) {
+                process.terminate();
+            }
+        }
+    }
+
+    /// Forgets what is remembered but does not run.
+    pub async fn forget_stopped(&self) {
+        let mut inner = self.inner.lock().await;
+        let running: Vec<Address> = inner.running.iter().map(|(s, _, _)| s.clone()).collect();
+        inner.remembered.slots.retain(|s| running.contains(&s.slot));
+        inner.save();
     }
 
     /// As the API shows it; the job is the caller's to add.
@@ -201,13 +295,6 @@ impl App {
             nginx_error,
             slots: slots.collect(),
             job: None,
-        }
-    }
-
-    fn save(&self, inner: &Inner) {
-        // Without the file the daemon goes on; it only remembers less after its next start.
-        if let Err(error) = inner.remembered.write(&self.file) {
-            eprintln!("shuntd: cannot write {}: {error}", self.file.display());
         }
     }
 }

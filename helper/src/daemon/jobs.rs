@@ -135,10 +135,18 @@ impl Reporter {
     /// Adds an event.
     pub fn say(&self, what: What) {
         let at = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let text = match &what {
+            What::Ended { text, .. } => Some(text.clone()),
+            _ => None,
+        };
         self.job.events.send_modify(|events| {
             let id = events.list.len() as u64 + 1;
             events.list.push(Event { id, at, what });
+            events.ended |= text.is_some();
         });
+        if let Some(text) = text {
+            eprintln!("shuntd: {text}");
+        }
     }
 }
 

@@ -2,5 +2,6 @@
 
 pub mod app;
 pub mod jobs;
+pub mod recover;
 pub mod routes;
 pub mod state;

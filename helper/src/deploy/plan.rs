@@ -25,6 +25,8 @@ pub enum Event {
     Failed(Outcome),
     /// It may have happened or not: NGINX got the order to switch and did not answer.
     Uncertain,
+    /// NGINX sends requests to another release than the job believes: somebody else has switched.
+    Overruled,
 }
 
 /// Where a job is.
@@ -42,10 +44,21 @@ impl Plan {
     pub fn begin(self) -> Phase {
         let step = match (self.kind, self.runs) {
             (JobKind::Deploy, _) => Step::Fetch,
-            (JobKind::Rollback | JobKind::Recover, false) => Step::Start,
-            (JobKind::Rollback | JobKind::Recover, true) | (JobKind::Switch, _) => Step::Switch,
+            (JobKind::Rollback, false) | (JobKind::Recover, _) => Step::Start,
+            // What runs may be ill all the same.
+            (JobKind::Rollback, true) | (JobKind::Switch, _) => Step::Health,
         };
         Phase::At(step, None)
+    }
+
+    /// Whether a process that the job has started is to be stopped when the job fails. What is
+    /// started at the daemon's start is needed all the same: NGINX sends requests to it already.
+    fn starts_what_nobody_needs(self) -> bool {
+        match self.kind {
+            JobKind::Deploy => true,
+            JobKind::Rollback => !self.runs,
+            JobKind::Switch | JobKind::Recover => false,
+        }
     }
 
     /// The phase that follows.
@@ -59,12 +72,15 @@ impl Plan {
             (Step::Health, Event::Done) => at(Step::Switch),
             (Step::Fetch, Event::Failed(outcome)) => Phase::Ended(outcome),
             (Step::Start | Step::Health | Step::Switch, Event::Failed(outcome)) => {
-                let started = self.kind == JobKind::Deploy || !self.runs;
-                if started && self.kind != JobKind::Switch {
+                if self.starts_what_nobody_needs() {
                     Phase::At(Step::Undo, Some(outcome))
                 } else {
                     Phase::Ended(outcome)
                 }
+            }
+            // Before the switch nothing was taken from anybody, so it is as any failure.
+            (Step::Fetch | Step::Start | Step::Health | Step::Switch, Event::Overruled) => {
+                self.step(phase, Event::Failed(Outcome::Failed))
             }
             // Either release may be the active one, so both have to stay.
             (Step::Fetch | Step::Start | Step::Health | Step::Switch, Event::Uncertain) => {
@@ -74,6 +90,10 @@ impl Plan {
                 at(Step::Publish)
             }
             (Step::Switch, Event::Done) => at(Step::Drain),
+            // Whoever switches by hand knows what he wants, and may want the old release.
+            (Step::Drain | Step::Stop | Step::Publish | Step::Prune, Event::Overruled) => {
+                Phase::Ended(Outcome::Overruled)
+            }
             (Step::Drain, _) => at(Step::Stop),
             (Step::Stop, _) => at(Step::Publish),
             (Step::Publish, _) if self.kind == JobKind::Deploy => at(Step::Prune),
@@ -87,11 +107,12 @@ impl Plan {
 mod tests {
     use super::*;
 
-    const EVENTS: [Event; 4] = [
+    const EVENTS: [Event; 5] = [
         Event::Done,
         Event::Failed(Outcome::Failed),
         Event::Failed(Outcome::Unhealthy),
         Event::Uncertain,
+        Event::Overruled,
     ];
 
     /// Calls `f` with every way that every job can go: its steps with their events, and its end.
@@ -114,10 +135,17 @@ mod tests {
                 }
             }
         }
-        for kind in [JobKind::Deploy, JobKind::Rollback, JobKind::Switch] {
+        for kind in [JobKind::Deploy, JobKind::Rollback, JobKind::Switch, JobKind::Recover] {
             for (runs, has_old) in [(false, false), (false, true), (true, false), (true, true)] {
-                // A release that is switched to by hand runs, and one that is deployed does not.
-                if (kind == JobKind::Switch && !runs) || (kind == JobKind::Deploy && runs) {
+                // A release that is switched to by hand runs, and one that is new does not; one that
+                // has to run again is the active one.
+                let possible = match kind {
+                    JobKind::Deploy => !runs,
+                    JobKind::Rollback => true,
+                    JobKind::Switch => runs,
+                    JobKind::Recover => !runs && !has_old,
+                };
+                if !possible {
                     continue;
                 }
                 let plan = Plan { kind, runs, has_old };
@@ -134,8 +162,7 @@ mod tests {
     fn p8_what_is_not_healthy_is_never_switched_to() {
         every_way(|plan, way, _| {
             let Some(switch) = at(way, Step::Switch) else { return };
-            let healthy = way[..switch].contains(&(Step::Health, Event::Done));
-            assert!(healthy || plan.runs, "{plan:?} {way:?}");
+            assert!(way[..switch].contains(&(Step::Health, Event::Done)), "{plan:?} {way:?}");
         });
     }
 
@@ -160,8 +187,23 @@ mod tests {
                     && matches!(step, Step::Fetch | Step::Start | Step::Health | Step::Switch)
             });
             let undone = at(way, Step::Undo).is_some();
-            assert_eq!(undone, started && !switched && !uncertain, "{plan:?} {way:?}");
-            assert_eq!(switched, outcome == Outcome::Done, "{plan:?} {way:?} {outcome:?}");
+            let needed = plan.kind == JobKind::Recover;
+            assert_eq!(undone, started && !needed && !switched && !uncertain, "{plan:?} {way:?}");
+            let well = matches!(outcome, Outcome::Done | Outcome::Overruled);
+            assert_eq!(switched, well, "{plan:?} {way:?} {outcome:?}");
+        });
+    }
+
+    #[test]
+    fn p7_nothing_is_touched_any_more_once_somebody_else_has_switched() {
+        every_way(|plan, way, outcome| {
+            let Some(switch) = at(way, Step::Switch) else { return };
+            let after = &way[switch + 1..];
+            let overruled = after.iter().position(|(_, event)| *event == Event::Overruled);
+            if let Some(at) = overruled.filter(|_| way[switch].1 == Event::Done) {
+                assert_eq!(at + 1, after.len(), "{plan:?} {way:?}");
+                assert_eq!(outcome, Outcome::Overruled);
+            }
         });
     }
 
@@ -169,7 +211,11 @@ mod tests {
     fn a_job_ends_with_the_reason_of_its_failure() {
         every_way(|plan, way, outcome| {
             if let Some(undo) = at(way, Step::Undo) {
-                assert_eq!(way[undo - 1].1, Event::Failed(outcome), "{plan:?} {way:?}");
+                let why = match way[undo - 1].1 {
+                    Event::Overruled => Event::Failed(Outcome::Failed),
+                    event => event,
+                };
+                assert_eq!(why, Event::Failed(outcome), "{plan:?} {way:?}");
             }
         });
     }
