@@ -69,6 +69,8 @@ pub struct Options {
     pub post: Option<String>,
     /// A path with a WebSocket that echoes.
     pub websocket: Option<String>,
+    /// How long one is kept open; then it is closed in order, and the next one opened.
+    pub websocket_time: Duration,
     /// Requests a second.
     pub rate: u32,
     /// How long an answer may take.
@@ -225,7 +227,7 @@ async fn beat(
     let options = Arc::new(options);
     let kept: Arc<Mutex<VecDeque<Kept>>> = Arc::default();
     if let Some(path) = options.websocket.clone() {
-        tokio::spawn(websocket(options.clone(), path, send.clone(), ended.clone()));
+        tokio::spawn(websockets(options.clone(), path, send.clone(), ended.clone()));
     }
     let mut ticks = tokio::time::interval(Duration::from_secs(1) / options.rate);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Burst);
@@ -332,40 +334,58 @@ async fn read(response: Response<Incoming>, name: &str) -> Result<Option<String>
     Ok(release)
 }
 
-/// Keeps one WebSocket open to the end and checks that everything comes back.
-async fn websocket(
+/// Keeps one WebSocket open at a time and checks that everything comes back.
+async fn websockets(
     options: Arc<Options>,
     path: String,
     send: mpsc::UnboundedSender<Sample>,
     mut ended: tokio::sync::watch::Receiver<bool>,
 ) {
-    let start = Instant::now();
-    let say = |start, result| {
-        let _ = send.send(Sample { way: Way::Websocket, start, end: Instant::now(), result });
-    };
+    while !*ended.borrow() {
+        let start = Instant::now();
+        if let Err(why) = websocket(&options, &path, &send, &mut ended).await {
+            let end = Instant::now();
+            // Nobody listens any more only when the whole watch is over.
+            let _ = send.send(Sample { way: Way::Websocket, start, end, result: Err(why) });
+            tokio::select! {
+                () = over(&mut ended) => {}
+                () = tokio::time::sleep(ECHO) => {}
+            }
+        }
+    }
+}
+
+/// One WebSocket from its opening to its end in order; whatever else ends it is an error.
+async fn websocket(
+    options: &Options,
+    path: &str,
+    send: &mpsc::UnboundedSender<Sample>,
+    ended: &mut tokio::sync::watch::Receiver<bool>,
+) -> Result<(), String> {
+    let late = |what: &str| format!("{what} within {:?}", options.timeout);
     let url = format!("ws://{}{path}", options.target.host);
     let connect = async {
         let stream = TcpStream::connect(options.target.address).await.map_err(|e| e.to_string())?;
         tokio_tungstenite::client_async(url, stream).await.map_err(|e| e.to_string())
     };
-    let mut socket = match tokio::time::timeout(options.timeout, connect).await {
-        Ok(Ok((socket, _))) => socket,
-        Ok(Err(why)) => return say(start, Err(why)),
-        Err(_) => return say(start, Err(format!("not open within {:?}", options.timeout))),
-    };
+    let connected = tokio::time::timeout(options.timeout, connect).await;
+    let (mut socket, _) = connected.map_err(|_| late("not open"))??;
+    let opened = Instant::now();
     let mut ticks = tokio::time::interval(ECHO);
-    for n in 0u64.. {
+    let mut n = 0u64;
+    while opened.elapsed() < options.websocket_time {
         tokio::select! {
-            () = over(&mut ended) => break,
+            () = over(ended) => break,
             _ = ticks.tick() => {}
         }
+        n += 1;
         let (start, text) = (Instant::now(), format!("shunt {n}"));
         let echo = async {
             socket.send(Message::text(text.clone())).await.map_err(|e| e.to_string())?;
             loop {
                 match socket.next().await {
                     // A server may say something of its own.
-                    Some(Ok(Message::Text(back))) if *back == *text => return Ok(None),
+                    Some(Ok(Message::Text(back))) if *back == *text => return Ok(()),
                     Some(Ok(Message::Close(frame))) => return Err(format!("closed: {frame:?}")),
                     Some(Ok(_)) => {}
                     Some(Err(error)) => return Err(error.to_string()),
@@ -373,15 +393,15 @@ async fn websocket(
                 }
             }
         };
-        let late = format!("no echo within {:?}", options.timeout);
-        let result = tokio::time::timeout(options.timeout, echo).await.unwrap_or(Err(late));
-        let broken = result.is_err();
-        say(start, result);
-        if broken {
-            return;
-        }
+        tokio::time::timeout(options.timeout, echo).await.map_err(|_| late("no echo"))??;
+        let end = Instant::now();
+        let _ = send.send(Sample { way: Way::Websocket, start, end, result: Ok(None) });
     }
+    // The other side answers the close, or has gone: both end it.
     let _ = socket.close(None).await;
+    let _ = tokio::time::timeout(options.timeout, async { while socket.next().await.is_some() {} })
+        .await;
+    Ok(())
 }
 
 /// Counts samples.

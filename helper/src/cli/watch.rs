@@ -17,9 +17,12 @@ pub struct Args {
     /// A path to POST to; what is answered must not be an error.
     #[arg(long)]
     pub post: Option<String>,
-    /// A path with a WebSocket that is kept open and gets back what it sends.
+    /// A path with a WebSocket that gets back what it sends.
     #[arg(long)]
     pub websocket: Option<String>,
+    /// How long a WebSocket is kept open; then it is closed, and another one opened.
+    #[arg(long, default_value = "5s")]
+    pub websocket_time: NginxTime,
     /// Requests a second, over new and over kept-open connections.
     #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub rate: u32,
@@ -46,6 +49,7 @@ pub async fn run(args: Args, json: bool) -> Result<u8, Failure> {
         target,
         post: args.post,
         websocket: args.websocket,
+        websocket_time: args.websocket_time.duration(),
         rate: args.rate,
         timeout: args.timeout.duration(),
         header: args.header,

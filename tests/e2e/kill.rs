@@ -1,0 +1,86 @@
+//! P4: a killed worker leaves no lock and no count behind.
+
+use shunt_tests::backend::Backend;
+use shunt_tests::build::Build;
+use shunt_tests::load::Load;
+use shunt_tests::nginx::{Nginx, Setup};
+use shunt_tests::process::signal;
+use shunt_tests::until;
+
+use rustix::process::Signal;
+
+fn p4_fifty_killed_workers_leave_nothing_behind(build: &Build) {
+    let (a, b) = (Backend::start("a", 2), Backend::start("b", 2));
+    let upstream = format!("upstream web {{ shunt;\n{}{}keepalive 8; }}", a.lines(), b.lines());
+    let nginx = Nginx::start(build, Setup::standard(&upstream));
+    let admin = nginx.admin();
+    let load = Load::start(nginx.port, 32);
+    let mut generation = admin.state("web").generation;
+    for n in 0..50 {
+        let workers = until("all workers run", || Some(nginx.workers()).filter(|w| w.len() == 4));
+        signal(workers[n % workers.len()], Signal::KILL);
+        // A switch goes on meanwhile. The connection may be the killed worker's: then it is asked
+        // again, and the generation tells whether it has happened.
+        let release = if n % 2 == 0 { "b" } else { "a" };
+        let body = serde_json::json!({ "release": release }).to_string();
+        until("a switch", || {
+            let target = "/v1/upstreams/web/switch";
+            let response = admin.try_ask("POST", target, &[], body.as_bytes()).ok()?;
+            assert_eq!(response.status, 200, "{response:?}");
+            Some(())
+        });
+        let state = until("the state", || {
+            let response = admin.try_ask("GET", "/v1/upstreams/web", &[], b"").ok()?;
+            serde_json::from_slice::<shunt_api::Upstream>(&response.body).ok()
+        });
+        assert_eq!(state.active.unwrap().as_str(), release);
+        assert_eq!(state.generation, generation + 1);
+        generation = state.generation;
+    }
+    let samples = load.stop();
+    // Requests of killed workers fail, which no one can prevent; all others do not.
+    let good = samples.iter().filter(|s| s.result.is_ok()).count();
+    assert!(good > samples.len() / 2, "{good} of {} were answered", samples.len());
+    let refused = samples.iter().filter_map(|s| s.result.as_ref().err());
+    let refused: Vec<_> = refused.filter(|why| why.starts_with("status")).collect();
+    assert_eq!(refused, [] as [&String; 0], "no error page, only broken connections");
+    until("nothing is in flight", || {
+        let left = ["a", "b"].map(|release| admin.in_flight("web", release).total());
+        (left == [0, 0]).then_some(())
+    });
+    assert_eq!(admin.index().workers, 4);
+    // The rows of the dead were given to the living: nothing is used up.
+    assert_eq!(admin.index().zones[0].releases.used, 2);
+    let wrong: Vec<_> =
+        nginx.complaints().into_iter().filter(|line| !line.contains("signal 9")).collect();
+    assert_eq!(wrong, [] as [String; 0]);
+}
+
+fn p4_requests_of_a_killed_worker_do_not_hold_up_a_drain(build: &Build) {
+    let (a, b) = (Backend::start("a", 1), Backend::start("b", 1));
+    let upstream = format!("upstream web {{ shunt;\n{}{} }}", a.lines(), b.lines());
+    let nginx = Nginx::start(build, Setup::standard(&upstream));
+    let admin = nginx.admin();
+    a.hold();
+    let mut held: Vec<_> = (0..20).map(|_| nginx.connect()).collect();
+    for connection in &mut held {
+        connection.send("GET", "/held", &[], b"").unwrap();
+    }
+    until("the requests are held", || (a.held() == 20).then_some(()));
+    admin.switch("web", "b", None).unwrap();
+    assert_eq!(admin.in_flight("web", "a").requests, 20);
+    for worker in nginx.workers() {
+        signal(worker, Signal::KILL);
+    }
+    until("new workers", || (nginx.workers().len() == 4).then_some(()));
+    let target = "/v1/upstreams/web?wait=drained&release=a&timeout=20s";
+    let response = until("an answer", || admin.try_ask("GET", target, &[], b"").ok());
+    let state: shunt_api::Upstream = serde_json::from_slice(&response.body).unwrap();
+    assert_eq!(state.release("a").unwrap().in_flight.total(), 0);
+    a.let_go();
+}
+
+each_nginx!(
+    p4_fifty_killed_workers_leave_nothing_behind,
+    p4_requests_of_a_killed_worker_do_not_hold_up_a_drain,
+);

@@ -1,0 +1,26 @@
+//! End-to-end tests: real NGINX, real sockets, both versions.
+//!
+//! Each test is a function of a [`shunt_tests::build::Build`]; `each_nginx!` makes a test of it for
+//! every NGINX that is supported. Names start with the promise of the design that they show.
+
+/// Makes tests `debian::name` and `stable::name` of functions that take a `&Build`.
+macro_rules! each_nginx {
+    ($($name:ident),+ $(,)?) => {
+        mod debian {
+            $(#[test] fn $name() { super::$name(&shunt_tests::build::Build::debian()); })+
+        }
+        mod stable {
+            $(#[test] fn $name() { super::$name(&shunt_tests::build::Build::stable()); })+
+        }
+    };
+}
+
+mod config;
+mod conflict;
+mod deploy;
+mod drain;
+mod kill;
+mod lifecycle;
+mod refusal;
+mod switch;
+mod variables;

@@ -1,0 +1,178 @@
+//! Servers of a release, in the test's own process: they name their release, and can be held still.
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::sync::{Arc, Condvar, Mutex};
+
+/// A gate that requests wait at.
+#[derive(Debug, Default)]
+struct Gate {
+    state: Mutex<(bool, usize)>,
+    changed: Condvar,
+}
+
+/// One server or several with one name.
+#[derive(Debug, Clone)]
+pub struct Backend {
+    release: String,
+    gate: Arc<Gate>,
+    /// Where the servers listen.
+    pub addresses: Vec<String>,
+}
+
+impl Backend {
+    /// So many servers of a release on ports of this machine.
+    ///
+    /// # Panics
+    ///
+    /// When there is no port.
+    #[must_use]
+    pub fn start(release: &str, servers: usize) -> Self {
+        let mut backend =
+            Self { release: release.to_owned(), gate: Arc::default(), addresses: Vec::new() };
+        for _ in 0..servers {
+            let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+            backend.addresses.push(listener.local_addr().expect("an address").to_string());
+            let this = backend.clone();
+            std::thread::spawn(move || {
+                for stream in listener.incoming().flatten() {
+                    let this = this.clone();
+                    // Answers are small; without this they wait for the client's acknowledgement.
+                    let _ = stream.set_nodelay(true);
+                    std::thread::spawn(move || this.serve_tcp(stream));
+                }
+            });
+        }
+        backend
+    }
+
+    /// One server of a release on a unix socket.
+    ///
+    /// # Panics
+    ///
+    /// When it cannot be made.
+    #[must_use]
+    pub fn unix(release: &str, path: &Path) -> Self {
+        let addresses = vec![format!("unix:{}", path.display())];
+        let backend = Self { release: release.to_owned(), gate: Arc::default(), addresses };
+        let listener = UnixListener::bind(path).expect("a socket");
+        let this = backend.clone();
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let this = this.clone();
+                std::thread::spawn(move || this.serve_unix(stream));
+            }
+        });
+        backend
+    }
+
+    /// `shunt_release` lines for NGINX's configuration.
+    #[must_use]
+    pub fn lines(&self) -> String {
+        let line = |a: &String| format!("shunt_release {} {a};\n", self.release);
+        self.addresses.iter().map(line).collect()
+    }
+
+    /// From now on requests to `/held` wait.
+    ///
+    /// # Panics
+    ///
+    /// Never in a test that is sound.
+    pub fn hold(&self) {
+        self.gate.state.lock().expect("no panic under it").0 = true;
+    }
+
+    /// How many requests wait.
+    ///
+    /// # Panics
+    ///
+    /// Never in a test that is sound.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        self.gate.state.lock().expect("no panic under it").1
+    }
+
+    /// Lets all of them go.
+    ///
+    /// # Panics
+    ///
+    /// Never in a test that is sound.
+    pub fn let_go(&self) {
+        self.gate.state.lock().expect("no panic under it").0 = false;
+        self.gate.changed.notify_all();
+    }
+
+    fn serve_tcp(&self, mut stream: TcpStream) {
+        while let Some(text) = head(&mut stream) {
+            if self.answer(&text, &mut stream).is_none() {
+                return;
+            }
+        }
+    }
+
+    fn serve_unix(&self, mut stream: UnixStream) {
+        while let Some(text) = head(&mut stream) {
+            if self.answer(&text, &mut stream).is_none() {
+                return;
+            }
+        }
+    }
+
+    /// Answers one request; `None` ends the connection.
+    fn answer(&self, text: &str, stream: &mut (impl Read + Write)) -> Option<()> {
+        let path = text.split(' ').nth(1)?;
+        let lower = text.to_lowercase();
+        if path.starts_with("/ws") && lower.contains("upgrade: ") {
+            // Not a WebSocket's frames, but what NGINX sees of one: a tunnel.
+            let head = format!(
+                "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\
+                 X-Release: {}\r\n\r\n",
+                self.release
+            );
+            stream.write_all(head.as_bytes()).ok()?;
+            let mut bytes = [0; 1024];
+            loop {
+                let n = stream.read(&mut bytes).ok().filter(|n| *n > 0)?;
+                stream.write_all(&bytes[..n]).ok()?;
+            }
+        }
+        let length = lower.lines().find_map(|l| l.strip_prefix("content-length: "));
+        let length: usize = length.and_then(|l| l.trim().parse().ok()).unwrap_or(0);
+        let mut body = vec![0; length];
+        stream.read_exact(&mut body).ok()?;
+        if path.starts_with("/held") {
+            let mut state = self.gate.state.lock().ok()?;
+            state.1 += 1;
+            state = self.gate.changed.wait_while(state, |state| state.0).ok()?;
+            state.1 -= 1;
+        }
+        let status = if path.starts_with("/missing") { "404 Not Found" } else { "200 OK" };
+        let body = if body.is_empty() { self.release.as_bytes() } else { &body };
+        let mut answer = format!(
+            "HTTP/1.1 {status}\r\nX-Release: {}\r\nContent-Length: {}\r\n\r\n",
+            self.release,
+            body.len()
+        )
+        .into_bytes();
+        answer.extend_from_slice(body);
+        stream.write_all(&answer).ok()?;
+        (!lower.contains("connection: close")).then_some(())
+    }
+}
+
+/// Reads the head of a request.
+fn head(stream: &mut impl Read) -> Option<String> {
+    let mut head = Vec::new();
+    let mut byte = [0];
+    // NGINX sends a head in one piece, and waits for the answer before it sends the next.
+    while !head.ends_with(b"\r\n\r\n") {
+        let n = stream.read(&mut byte).ok()?;
+        if n == 0 {
+            return None;
+        }
+        head.push(byte[0]);
+    }
+    String::from_utf8(head).ok()
+}

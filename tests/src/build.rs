@@ -1,0 +1,76 @@
+//! What `make build` has built.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// A server and the module for it.
+#[derive(Debug, Clone)]
+pub struct Build {
+    /// The version.
+    pub version: String,
+    /// The server.
+    pub nginx: PathBuf,
+    /// The module.
+    pub module: PathBuf,
+}
+
+/// The folder that `make build` fills.
+#[must_use]
+pub fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../build")
+}
+
+fn existing(path: PathBuf) -> PathBuf {
+    path.canonicalize().unwrap_or_else(|e| panic!("{}: {e}; run \"make build\"", path.display()))
+}
+
+impl Build {
+    /// The machine's own NGINX.
+    ///
+    /// # Panics
+    ///
+    /// When there is none, or no module for it.
+    #[must_use]
+    pub fn debian() -> Self {
+        let nginx = PathBuf::from("/usr/sbin/nginx");
+        let output = Command::new(&nginx).arg("-v").output();
+        let output = output.unwrap_or_else(|e| panic!("{nginx:?}: {e}; run \"make build\""));
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        let version = text.trim().rsplit('/').next().expect("nginx/1.2.3").to_owned();
+        let module = existing(folder().join(&version).join("ngx_http_shunt_module.so"));
+        Self { version, nginx, module }
+    }
+
+    /// Upstream stable.
+    ///
+    /// # Panics
+    ///
+    /// When it was not built.
+    #[must_use]
+    pub fn stable() -> Self {
+        let version = "1.28.3".to_owned();
+        let folder = folder().join(&version);
+        let nginx = existing(folder.join("nginx"));
+        Self { version, nginx, module: existing(folder.join("ngx_http_shunt_module.so")) }
+    }
+}
+
+/// A program of the helper.
+///
+/// # Panics
+///
+/// When it was not built.
+#[must_use]
+pub fn helper(program: &str) -> PathBuf {
+    existing(folder().join("bin").join(program))
+}
+
+/// A program of this crate, beside the one that runs: the demo's, or a test's profile.
+///
+/// # Panics
+///
+/// When it was not built.
+#[must_use]
+pub fn own(program: &str) -> PathBuf {
+    existing(folder().join("../target/release").join(program))
+}

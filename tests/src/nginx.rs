@@ -1,0 +1,295 @@
+//! Real NGINX with the module, in a folder of its own.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use rustix::process::{Signal, geteuid};
+use tempfile::TempDir;
+
+use crate::admin::Admin;
+use crate::build::Build;
+use crate::client::Connection;
+use crate::process::{children, command_line, is_running, signal};
+use crate::{free_port, until};
+
+/// NGINX that runs; it ends with this.
+#[derive(Debug)]
+pub struct Nginx {
+    build: Build,
+    folder: TempDir,
+    /// The port of the server that proxies.
+    pub port: u16,
+    workers: usize,
+    http: String,
+    child: Option<Child>,
+}
+
+/// How to make one.
+#[derive(Debug, Clone)]
+pub struct Setup {
+    /// What goes into the `http` block: upstreams above all. `%STATE%` is the state file, `%PORT%`
+    /// the port, `%FOLDER%` the folder.
+    pub http: String,
+    /// How many workers.
+    pub workers: usize,
+}
+
+/// A zone with a state file, the API, and a server that proxies to the upstream `web`.
+pub const STANDARD: &str = r#"
+    shunt_zone shunt:1m state=%STATE%;
+    server {
+        listen unix:%FOLDER%/api.sock;
+        location / { shunt_api write=on; }
+        location /read/ { shunt_api; }
+    }
+    server {
+        listen 127.0.0.1:%PORT% backlog=4096;
+        add_header X-Shunt "$shunt_upstream $shunt_release $shunt_generation" always;
+        proxy_http_version 1.1;
+        proxy_set_header Connection "";
+        location / { proxy_pass http://web; }
+        location /ws {
+            proxy_set_header Upgrade $http_upgrade;
+            proxy_set_header Connection upgrade;
+            proxy_pass http://web;
+        }
+    }
+"#;
+
+impl Setup {
+    /// The standard configuration with these upstreams, and four workers.
+    #[must_use]
+    pub fn standard(upstreams: &str) -> Self {
+        Self { http: format!("{STANDARD}\n{upstreams}"), workers: 4 }
+    }
+}
+
+impl Nginx {
+    /// Starts it and waits until it serves.
+    ///
+    /// # Panics
+    ///
+    /// When it does not.
+    #[must_use]
+    #[track_caller]
+    pub fn start(build: &Build, setup: Setup) -> Self {
+        let mut nginx = Self::prepare(build, setup);
+        nginx.run();
+        nginx
+    }
+
+    /// Writes its configuration, but does not start it.
+    ///
+    /// # Panics
+    ///
+    /// Without a folder for temporary files.
+    #[must_use]
+    pub fn prepare(build: &Build, setup: Setup) -> Self {
+        let folder = TempDir::new().expect("a folder");
+        let Setup { http, workers } = setup;
+        let nginx =
+            Self { build: build.clone(), folder, port: free_port(), workers, http, child: None };
+        fs::create_dir(nginx.path("state")).expect("a folder");
+        nginx.write_configuration();
+        nginx
+    }
+
+    /// Something in its folder.
+    #[must_use]
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Replaces what is in the `http` block.
+    pub fn set_http(&mut self, http: &str) {
+        self.http = http.to_owned();
+        self.write_configuration();
+    }
+
+    /// What is in the `http` block.
+    #[must_use]
+    pub fn http(&self) -> &str {
+        &self.http
+    }
+
+    fn write_configuration(&self) {
+        let folder = self.folder.path().display().to_string();
+        // As root, workers would be another user, who may not look into a temporary folder.
+        let user = if geteuid().is_root() { "user root root;" } else { "" };
+        let temp: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
+            .iter()
+            .map(|name| format!("{name}_temp_path {folder}/{name}_temp;\n"))
+            .collect();
+        let http = self
+            .http
+            .replace("%STATE%", &format!("{folder}/state/state.json"))
+            .replace("%PORT%", &self.port.to_string())
+            .replace("%FOLDER%", &folder);
+        let text = format!(
+            "load_module {};\nworker_processes {};\n{user}\npid {folder}/nginx.pid;\n\
+             error_log {folder}/error.log info;\nevents {{ worker_connections 4096; }}\n\
+             http {{\naccess_log off;\nkeepalive_requests 10000000;\n{temp}\n{http}\n}}\n",
+            self.build.module.display(),
+            self.workers,
+        );
+        fs::write(self.path("nginx.conf"), text).expect("its folder");
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new(&self.build.nginx);
+        let (conf, log) = (self.path("nginx.conf"), self.path("error.log"));
+        command.arg("-p").arg(self.folder.path()).arg("-c").arg(conf).arg("-e").arg(log);
+        command
+    }
+
+    /// Starts it again after it has ended.
+    ///
+    /// # Panics
+    ///
+    /// When it does not serve.
+    #[track_caller]
+    pub fn run(&mut self) {
+        let mut command = self.command();
+        command.args(["-g", "daemon off;"]).stdout(Stdio::null()).stderr(Stdio::null());
+        self.child = Some(command.spawn().expect("nginx starts"));
+        until("nginx serves", || {
+            let ready = self.workers().len() == self.workers
+                && Connection::tcp(self.port).is_ok()
+                && (!self.path("api.sock").exists()
+                    || Connection::unix(&self.path("api.sock")).is_ok());
+            let ended = !is_running(self.master());
+            assert!(!ended, "nginx ended: {}", self.log());
+            ready.then_some(())
+        });
+    }
+
+    /// Tests its configuration: whether it is good, and what NGINX says.
+    ///
+    /// # Panics
+    ///
+    /// When NGINX cannot be run.
+    #[must_use]
+    pub fn test(&self) -> (bool, String) {
+        let output = self.command().arg("-t").output().expect("nginx runs");
+        (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
+    }
+
+    /// Its API.
+    #[must_use]
+    pub fn admin(&self) -> Admin {
+        Admin::new(&self.path("api.sock"))
+    }
+
+    /// A connection to the server that proxies.
+    ///
+    /// # Panics
+    ///
+    /// When it cannot be made.
+    #[must_use]
+    #[track_caller]
+    pub fn connect(&self) -> Connection {
+        Connection::tcp(self.port).expect("a connection")
+    }
+
+    /// The master's pid.
+    ///
+    /// # Panics
+    ///
+    /// When it does not run.
+    #[must_use]
+    pub fn master(&self) -> u32 {
+        self.child.as_ref().expect("it runs").id()
+    }
+
+    /// The workers that take new connections.
+    #[must_use]
+    pub fn workers(&self) -> Vec<u32> {
+        let is_worker = |pid: &u32| {
+            let line = command_line(*pid);
+            line.contains("worker process") && !line.contains("shutting down")
+        };
+        children(self.master()).into_iter().filter(is_worker).collect()
+    }
+
+    /// Loads the configuration again and waits until new workers have taken over.
+    ///
+    /// # Panics
+    ///
+    /// When they do not.
+    #[track_caller]
+    pub fn reload(&self) {
+        let before = self.workers();
+        signal(self.master(), Signal::HUP);
+        until("new workers", || {
+            let now = self.workers();
+            let new = now.len() == self.workers && now.iter().all(|w| !before.contains(w));
+            new.then_some(())
+        });
+    }
+
+    /// Loads a configuration that is refused, and gives what NGINX says.
+    ///
+    /// # Panics
+    ///
+    /// When it is not refused.
+    #[must_use]
+    #[track_caller]
+    pub fn reload_refused(&self) -> String {
+        let (workers, before) = (self.workers(), self.log().len());
+        signal(self.master(), Signal::HUP);
+        let said = until("a refusal", || {
+            let log = self.log();
+            let new = &log[before..];
+            new.contains("[emerg]").then(|| new.to_owned())
+        });
+        assert_eq!(self.workers(), workers, "the old workers go on");
+        said
+    }
+
+    /// Ends it in order.
+    ///
+    /// # Panics
+    ///
+    /// When it does not end.
+    #[track_caller]
+    pub fn quit(&mut self) {
+        let Some(mut child) = self.child.take() else { return };
+        signal(child.id(), Signal::QUIT);
+        until("nginx ends", || child.try_wait().expect("a child"));
+    }
+
+    /// Its error log.
+    #[must_use]
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.path("error.log")).unwrap_or_default()
+    }
+
+    /// The lines of its log that tell of something wrong.
+    #[must_use]
+    pub fn complaints(&self) -> Vec<String> {
+        const LEVELS: [&str; 5] = ["[emerg]", "[alert]", "[crit]", "[error]", "exited on signal"];
+        let log = self.log();
+        let bad = |line: &&str| LEVELS.iter().any(|level| line.contains(level));
+        log.lines().filter(bad).map(ToOwned::to_owned).collect()
+    }
+
+    /// What it was built from.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+}
+
+impl Drop for Nginx {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            signal(child.id(), Signal::TERM);
+            // It is a child of this process, so this ends.
+            let _ = child.wait();
+        }
+        if std::thread::panicking() {
+            eprintln!("--- error log of nginx {}\n{}", self.build.version, self.log());
+        }
+    }
+}
