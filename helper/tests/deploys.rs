@@ -1,0 +1,261 @@
+//! The real `shuntd` and `shunt` against a module that is none, to see what real NGINX does rarely:
+//! lost answers, people who switch meanwhile, a daemon that is killed in the middle.
+
+mod world;
+
+use rustix::process::{Signal, kill_process};
+use world::module::Accident;
+use world::{World, is_running, output, pid, until};
+
+fn world() -> World {
+    World::new("")
+}
+
+#[track_caller]
+fn good(world: &World, release: &str) {
+    let output = world.deploy(release, &[]);
+    assert_eq!(output.code, 0, "{output:?}");
+    assert_eq!(world.module.active(), release);
+    assert_eq!(world.current(), release);
+}
+
+#[test]
+fn a_deploy_goes_its_way_and_leaves_nothing_behind() {
+    let world = world();
+    good(&world, "v1");
+    let first = world.pid_of("v1").unwrap();
+    let before = world.module.calls().len();
+    let output = world.deploy("v2", &[]);
+    assert_eq!(output.code, 0, "{output:?}");
+    let steps: Vec<_> = output.stdout.lines().filter_map(|l| l.strip_prefix("  ok ")).collect();
+    let steps: Vec<_> = steps.iter().filter_map(|l| l.split(' ').next()).collect();
+    let all = ["fetch", "start", "health", "switch", "drain", "stop", "publish", "prune"];
+    assert_eq!(steps, all, "{}", output.stdout);
+    assert!(!is_running(first));
+    assert_eq!(world.module.names(), ["default", "v2"]);
+    // Told of the release, switched, no way back, nothing in flight, forgotten: in this order.
+    let calls = world.module.calls()[before..].to_vec();
+    let at = |what: &str| {
+        let found = calls.iter().position(|call| call.starts_with(what));
+        found.unwrap_or_else(|| panic!("{what}: {calls:#?}"))
+    };
+    let order = [
+        at("PUT /v1/upstreams/web/releases/v2"),
+        at("POST /v1/upstreams/web/switch"),
+        at("DELETE /v1/upstreams/web/previous"),
+        at("GET /v1/upstreams/web?wait=drained&release=v1"),
+        at("DELETE /v1/upstreams/web/releases/v1"),
+    ];
+    assert!(order.is_sorted(), "{calls:#?}");
+    let output = world.shunt(&["rollback", "web"]);
+    assert_eq!(output.code, 0, "{output:?}");
+    assert_eq!((world.module.active(), world.current()), ("v1".to_owned(), "v1".to_owned()));
+    assert_eq!(world.module.names(), ["default", "v1"]);
+}
+
+#[test]
+fn p8_what_is_not_healthy_is_refused_with_its_last_answer_and_its_log() {
+    let world = World::new("");
+    good(&world, "v1");
+    let output = world.deploy("v2", &[("sick", "no database\n")]);
+    assert_eq!(output.code, 4, "{output:?}");
+    for said in
+        ["503 Service Unavailable: no database", "| release v2 starts", "\"v1\" still serves"]
+    {
+        assert!(output.stdout.contains(said), "{said}: {}", output.stdout);
+    }
+    let output = world.deploy("v3", &[("crash", "out of luck\n")]);
+    assert_eq!(output.code, 4, "{output:?}");
+    for said in ["exit status 3", "| out of luck"] {
+        assert!(output.stdout.contains(said), "{said}: {}", output.stdout);
+    }
+    assert_eq!((world.module.active().as_str(), world.current().as_str()), ("v1", "v1"));
+    assert!(world.module.calls().iter().all(|call| !call.contains("v2") && !call.contains("v3")));
+    // The slot is free again.
+    good(&world, "v4");
+}
+
+#[test]
+fn p7_somebody_who_switches_back_during_the_drain_keeps_his_release() {
+    let world = world();
+    good(&world, "v1");
+    let old = world.pid_of("v1").unwrap();
+    world.module.in_flight("v1", 1, 0);
+    let deploy = world.begin_deploy("v2", &[]);
+    until("the deploy drains", || {
+        let calls = world.module.calls();
+        calls.iter().any(|call| call.contains("wait=drained&release=v1")).then_some(())
+    });
+    world.module.switch("v1");
+    world.module.in_flight("v1", 0, 0);
+    // The next deploy that somebody makes by hand.
+    world.module.switch("default");
+    let output = output(deploy.wait_with_output().unwrap());
+    assert_eq!(output.code, 5, "{output:?}");
+    assert!(output.stdout.contains("somebody else has switched to \"default\""), "{output:?}");
+    assert!(is_running(old), "v1 may be needed");
+    assert!(world.pid_of("v2").is_some(), "v2 may be needed");
+    assert_eq!(world.current(), "v1");
+}
+
+#[test]
+fn p7_a_change_at_the_last_moment_is_not_overwritten() {
+    let world = world();
+    good(&world, "v1");
+    world.module.at_the_next_switch(Accident::SomebodyFaster);
+    let output = world.deploy("v2", &[]);
+    assert_eq!(output.code, 1, "{output:?}");
+    assert!(output.stdout.contains("\"v1\" still serves"), "{output:?}");
+    assert_eq!(world.module.names(), ["default", "v1"], "what was told of v2 is taken back");
+    assert!(!world.path("web/releases/v2").exists());
+    good(&world, "v2");
+}
+
+#[test]
+fn a_switch_whose_answer_is_lost_is_found_out() {
+    let world = world();
+    good(&world, "v1");
+    world.module.at_the_next_switch(Accident::AnswerLost);
+    good(&world, "v2");
+    assert!(world.pid_of("v1").is_none());
+}
+
+#[test]
+fn websockets_that_stay_are_reported_and_cut_at_their_limit() {
+    let world = World::new("[drain]\ntimeout = \"30s\"\nupgraded_timeout = \"100ms\"");
+    good(&world, "v1");
+    let old = world.pid_of("v1").unwrap();
+    world.module.in_flight("v1", 0, 3);
+    let deploy = world.begin_deploy("v2", &[]);
+    until("v1 is stopped", || (!is_running(old)).then_some(()));
+    // NGINX sees that the connections are gone.
+    world.module.in_flight("v1", 0, 0);
+    let output = output(deploy.wait_with_output().unwrap());
+    assert_eq!(output.code, 0, "{output:?}");
+    assert!(output.stdout.contains("0 requests and 3 upgraded connections"), "{output:?}");
+    assert_eq!(world.module.names(), ["default", "v2"]);
+}
+
+#[test]
+fn p7_one_job_at_a_time_and_ctrl_c_does_not_end_it() {
+    let world = world();
+    good(&world, "v1");
+    let sick = [("sick", "not yet\n")];
+    let deploy = world.begin_deploy("v2", &sick);
+    until("v2 is in its slot", || world.pid_of("v2"));
+    let second = world.deploy("v3", &[]);
+    assert_eq!(second.code, 7, "{second:?}");
+    assert!(second.stderr.contains("for release \"v2\" since 20"), "{second:?}");
+    kill_process(pid(deploy.id()), Signal::INT).unwrap();
+    let output = output(deploy.wait_with_output().unwrap());
+    assert_eq!(output.code, 130, "{output:?}");
+    assert!(output.stderr.contains("goes on in shuntd"), "{output:?}");
+    std::fs::remove_file(world.path("web/releases/v2/sick")).unwrap();
+    until("v2 is active all the same", || (world.module.active() == "v2").then_some(()));
+}
+
+#[test]
+fn p9_a_killed_daemon_costs_nothing_and_the_next_one_takes_its_releases_over() {
+    let mut world = world();
+    good(&world, "v1");
+    let v1 = world.pid_of("v1").unwrap();
+    // In the middle of a deploy.
+    let mut deploy = world.begin_deploy("v2", &[("sick", "never\n")]);
+    until("v2 is in its slot", || world.pid_of("v2"));
+    world.end(Signal::KILL);
+    assert_eq!(deploy.wait().unwrap().code(), Some(8));
+    assert!(is_running(v1));
+    world.start();
+    assert_eq!(world.pid_of("v1"), Some(v1), "the same process as before: {}", world.log());
+    assert_eq!(world.module.active(), "v1");
+    // What was half done holds no slot.
+    good(&world, "v3");
+    until("v1 has ended", || (!is_running(v1)).then_some(()));
+    assert!(world.pid_of("v2").is_none());
+}
+
+#[test]
+fn a_daemon_that_ends_stops_its_releases_and_the_next_one_starts_the_active_one() {
+    let mut world = world();
+    good(&world, "v1");
+    good(&world, "v2");
+    let v2 = world.pid_of("v2").unwrap();
+    world.end(Signal::TERM);
+    assert!(!is_running(v2));
+    world.module.end();
+    world.start();
+    assert!(world.pid_of("v2").is_none(), "NGINX is asked first");
+    assert_eq!(world.shunt(&["status", "web"]).code, 8);
+    let output = world.deploy("v3", &[]);
+    assert_eq!(output.code, 8, "{output:?}");
+    let socket = world.path("nginx.sock");
+    world.module.serve(&socket);
+    until("v2 runs again", || world.pid_of("v2"));
+    until("the daemon is idle", || world.status().filter(|status| status["job"].is_null()));
+    assert_eq!(world.shunt(&["rollback", "web"]).code, 0);
+    assert_eq!(world.module.active(), "v1");
+}
+
+#[test]
+fn p8_what_runs_but_is_ill_is_not_switched_to_by_hand() {
+    let world = World::new("");
+    good(&world, "v1");
+    world.module.in_flight("v1", 1, 0);
+    let deploy = world.begin_deploy("v2", &[]);
+    until("v2 is active", || (world.module.active() == "v2").then_some(()));
+    world.module.switch("default");
+    world.module.in_flight("v1", 0, 0);
+    assert_eq!(output(deploy.wait_with_output().unwrap()).code, 5);
+    // Both run now.
+    std::fs::write(world.path("web/releases/v1/sick"), "ill\n").unwrap();
+    let output = world.shunt(&["switch", "web", "v1"]);
+    assert_eq!(output.code, 4, "{output:?}");
+    assert_eq!(world.module.active(), "default");
+    let output = world.shunt(&["switch", "web", "v2"]);
+    assert_eq!(output.code, 0, "{output:?}");
+    assert_eq!(world.module.active(), "v2");
+    assert!(world.pid_of("v1").is_some(), "a switch by hand stops nothing");
+    assert_eq!(world.shunt(&["switch", "web", "v7"]).code, 2);
+}
+
+#[test]
+fn a_release_cannot_take_the_name_of_one_of_nginx() {
+    let world = world();
+    let output = world.deploy("default", &[]);
+    assert_eq!(output.code, 1, "{output:?}");
+    assert!(output.stdout.contains("choose another name"), "{output:?}");
+    assert!(world.module.calls().iter().all(|call| call.starts_with("GET")));
+}
+
+#[test]
+fn p11_only_root_and_the_daemons_user_may_change_something() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("skipped: only root can be somebody else");
+        return;
+    }
+    let world = world();
+    let args = world.release("v1", &[]);
+    let args: Vec<_> = args.iter().map(String::as_str).collect();
+    let nobody = 65534;
+    for args in [&args[..], &["rollback", "web"], &["switch", "web", "v1"]] {
+        let output = world.shunt_as(nobody, args);
+        assert_eq!(output.code, 1, "{output:?}");
+        assert!(output.stderr.contains("only root and the user of shuntd"), "{output:?}");
+    }
+    assert!(world.module.calls().iter().all(|call| call.starts_with("GET")));
+}
+
+#[test]
+fn a_wrong_configuration_is_refused_with_its_place() {
+    let world = world();
+    std::fs::create_dir(world.path("wrong")).unwrap();
+    let text = "name = \"web\"\nroot = \"/srv/web\"\nroots = 1\n";
+    std::fs::write(world.path("wrong/web.toml"), text).unwrap();
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_shuntd"));
+    let command = command.arg("--config").arg(world.path("wrong"));
+    let output = output(command.output().unwrap());
+    assert_eq!(output.code, 2, "{output:?}");
+    for said in ["wrong/web.toml", "line 3", "unknown field `roots`"] {
+        assert!(output.stderr.contains(said), "{said}: {output:?}");
+    }
+}

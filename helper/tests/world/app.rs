@@ -1,0 +1,44 @@
+//! The application that is deployed: this very program, which runs nothing but [`the_application`].
+//! It takes its socket by `LISTEN_FDS` and names its release in a header. With a file `sick` in its
+//! folder it never becomes healthy, with `crash` it ends at once.
+
+use axum::Router;
+use axum::http::StatusCode;
+use axum::response::Response;
+use axum::routing::get;
+
+/// How it is started.
+pub fn command() -> Vec<String> {
+    let exe = std::env::current_exe().unwrap().display().to_string();
+    let test = concat!(module_path!(), "::the_application");
+    let (_, test) = test.split_once("::").unwrap();
+    vec![exe, "--exact".into(), test.into(), "--ignored".into(), "--nocapture".into()]
+}
+
+#[tokio::test]
+#[ignore = "the application that other tests deploy"]
+async fn the_application() {
+    let Ok(release) = std::env::var("RELEASE") else { return };
+    println!("\nrelease {release} starts");
+    if let Ok(why) = std::fs::read_to_string("crash") {
+        eprint!("{why}");
+        std::process::exit(3);
+    }
+    let listener = listenfd::ListenFd::from_env().take_tcp_listener(0).unwrap();
+    let listener = listener.expect("a socket in LISTEN_FDS");
+    listener.set_nonblocking(true).unwrap();
+    let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+    let health = || async {
+        match std::fs::read_to_string("sick") {
+            Ok(why) => (StatusCode::SERVICE_UNAVAILABLE, why),
+            Err(_) => (StatusCode::OK, "well\n".to_owned()),
+        }
+    };
+    let named = move |mut response: Response| {
+        response.headers_mut().insert("x-release", release.parse().unwrap());
+        std::future::ready(response)
+    };
+    let router =
+        Router::new().route("/health", get(health)).layer(axum::middleware::map_response(named));
+    axum::serve(listener, router).await.unwrap();
+}

@@ -1,0 +1,205 @@
+//! What the tests run in: a module that is none, the real daemon, and the real command line.
+
+pub mod app;
+pub mod module;
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+use module::Module;
+
+/// A folder with a daemon for the application `web`, and the module that it talks to.
+pub struct World {
+    folder: tempfile::TempDir,
+    daemon: Option<Child>,
+    pub module: Module,
+}
+
+/// What `shunt` did.
+#[derive(Debug)]
+pub struct Output {
+    pub code: i32,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl World {
+    /// Starts everything; `more` is added to the application's configuration.
+    pub fn new(more: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        // Other users have to reach the socket to be refused.
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        let module = Module::start(&folder.path().join("nginx.sock"));
+        let mut world = Self { folder, daemon: None, module };
+        fs::create_dir(world.path("apps")).unwrap();
+        let config = format!(
+            r#"
+            name = "web"
+            root = {:?}
+            nginx = "unix:{}"
+            [run]
+            command = {:?}
+            slots = ["127.0.0.1:{}", "127.0.0.1:{}"]
+            [health]
+            path = "/health"
+            interval = "10ms"
+            deadline = "2s"
+            release_header = "X-Release"
+            {more}
+            "#,
+            world.path("web"),
+            world.path("nginx.sock").display(),
+            app::command(),
+            free_port(),
+            free_port(),
+        );
+        fs::write(world.path("apps/web.toml"), config).unwrap();
+        world.start();
+        world
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Starts the daemon and waits until it answers and is done with what it does at its start.
+    pub fn start(&mut self) {
+        let log = fs::OpenOptions::new().create(true).append(true).open(self.path("shuntd.log"));
+        let child = Command::new(env!("CARGO_BIN_EXE_shuntd"))
+            .arg("--config")
+            .arg(self.path("apps"))
+            .arg("--state")
+            .arg(self.path("state"))
+            .arg("--socket")
+            .arg(self.path("shuntd.sock"))
+            .stdin(Stdio::null())
+            .stderr(log.unwrap())
+            .spawn();
+        self.daemon = Some(child.unwrap());
+        until("the daemon is there", || {
+            let status = self.status()?;
+            status["job"].is_null().then_some(())
+        });
+    }
+
+    /// Sends the daemon a signal and waits for its end.
+    pub fn end(&mut self, signal: Signal) {
+        let mut child = self.daemon.take().expect("it runs");
+        kill_process(pid(child.id()), signal).unwrap();
+        child.wait().unwrap();
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_shunt"));
+        command.args(args).arg("--socket").arg(self.path("shuntd.sock")).stdin(Stdio::null());
+        command
+    }
+
+    pub fn shunt(&self, args: &[&str]) -> Output {
+        output(self.command(args).output().unwrap())
+    }
+
+    /// As another user.
+    pub fn shunt_as(&self, uid: u32, args: &[&str]) -> Output {
+        use std::os::unix::process::CommandExt;
+        output(self.command(args).uid(uid).output().unwrap())
+    }
+
+    /// Makes a release's folder with these files, and the arguments that deploy it.
+    pub fn release(&self, name: &str, files: &[(&str, &str)]) -> Vec<String> {
+        let folder = self.path("dist").join(name);
+        fs::create_dir_all(&folder).unwrap();
+        for (file, text) in files {
+            fs::write(folder.join(file), text).unwrap();
+        }
+        let from = folder.display().to_string();
+        ["deploy", "web", "--release", name, "--from", &from].map(str::to_owned).to_vec()
+    }
+
+    pub fn deploy(&self, name: &str, files: &[(&str, &str)]) -> Output {
+        let args = self.release(name, files);
+        self.shunt(&args.iter().map(String::as_str).collect::<Vec<_>>())
+    }
+
+    /// Starts a deploy and lets it run.
+    pub fn begin_deploy(&self, name: &str, files: &[(&str, &str)]) -> Child {
+        let args = self.release(name, files);
+        let mut command = self.command(&args.iter().map(String::as_str).collect::<Vec<_>>());
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    }
+
+    pub fn status(&self) -> Option<Value> {
+        let output = self.shunt(&["--json", "status", "web"]);
+        serde_json::from_str(&output.stdout).ok()
+    }
+
+    /// The pid of a release's process, if it runs.
+    pub fn pid_of(&self, release: &str) -> Option<u32> {
+        let status = self.status()?;
+        let slots = status["slots"].as_array()?;
+        let slot = slots.iter().find(|slot| slot["release"] == release)?;
+        u32::try_from(slot["pid"].as_u64()?).ok()
+    }
+
+    pub fn current(&self) -> String {
+        let link = fs::read_link(self.path("web/current")).unwrap();
+        link.file_name().unwrap().to_str().unwrap().to_owned()
+    }
+
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.path("shuntd.log")).unwrap_or_default()
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        if self.daemon.is_some() {
+            self.end(Signal::TERM);
+        }
+        if std::thread::panicking() {
+            eprintln!("--- log of shuntd\n{}--- asked of the module\n", self.log());
+            self.module.calls().iter().for_each(|call| eprintln!("{call}"));
+        }
+    }
+}
+
+pub fn output(output: std::process::Output) -> Output {
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    Output {
+        code: output.status.code().unwrap_or(-1),
+        stdout: text(output.stdout),
+        stderr: text(output.stderr),
+    }
+}
+
+pub fn pid(raw: u32) -> Pid {
+    Pid::from_raw(i32::try_from(raw).unwrap()).unwrap()
+}
+
+pub fn is_running(raw: u32) -> bool {
+    fs::read_to_string(format!("/proc/{raw}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
+}
+
+/// Asks again and again until there is an answer.
+#[track_caller]
+pub fn until<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
+    let end = Instant::now() + Duration::from_secs(30);
+    loop {
+        if let Some(answer) = ask() {
+            return answer;
+        }
+        assert!(Instant::now() < end, "not in time: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn free_port() -> u16 {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().port()
+}

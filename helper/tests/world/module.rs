@@ -1,0 +1,266 @@
+//! A module that is none: the API's rules on one upstream `web`, without NGINX, with requests in
+//! flight as the test says and with accidents on demand.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::http::{HeaderMap, Method, StatusCode, Uri};
+use axum::response::{IntoResponse, Response};
+use shunt_api::{
+    Call, InFlight, Problem, Release, ReleaseName, ReleaseSpec, ReleaseState, Source, SwitchReply,
+    SwitchRequest, Upstream, Wait,
+};
+use tokio::net::UnixListener;
+use tokio::runtime::Runtime;
+use tokio::sync::watch;
+
+/// What happens at the next switch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Accident {
+    /// It is done, and the answer gets lost.
+    AnswerLost,
+    /// Somebody else changes something at the last moment.
+    SomebodyFaster,
+}
+
+/// The module.
+pub struct Module {
+    inner: Arc<Inner>,
+    /// Serves as long as it is there.
+    runtime: Option<Runtime>,
+}
+
+struct Inner {
+    upstream: Mutex<Upstream>,
+    calls: Mutex<Vec<String>>,
+    accident: Mutex<Option<Accident>>,
+    changed: watch::Sender<()>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap()
+}
+
+pub fn name(text: &str) -> ReleaseName {
+    ReleaseName::new(text).unwrap()
+}
+
+impl Module {
+    /// Serves on a unix socket. There is a release `default`, as of NGINX's configuration.
+    pub fn start(socket: &Path) -> Self {
+        let mut upstream = Upstream {
+            name: "web".to_owned(),
+            generation: 1,
+            active: Some(name("default")),
+            previous: None,
+            releases: Vec::new(),
+        };
+        let spec = ReleaseSpec::single("127.0.0.1:1".parse().unwrap());
+        put(&mut upstream, &name("default"), spec, Source::Config);
+        let inner = Arc::new(Inner {
+            upstream: Mutex::new(upstream),
+            calls: Mutex::default(),
+            accident: Mutex::default(),
+            changed: watch::Sender::new(()),
+        });
+        let mut module = Self { inner, runtime: None };
+        module.serve(socket);
+        module
+    }
+
+    /// Serves again after [`Module::end`].
+    pub fn serve(&mut self, socket: &Path) {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
+        let _guard = runtime.enter();
+        let _ = std::fs::remove_file(socket);
+        let listener = UnixListener::bind(socket).unwrap();
+        let router = axum::Router::new().fallback(answer).with_state(self.inner.clone());
+        runtime.spawn(async move { axum::serve(listener, router).await });
+        drop(_guard);
+        self.runtime = Some(runtime);
+    }
+
+    /// As when NGINX is stopped.
+    pub fn end(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_timeout(Duration::from_secs(1));
+        }
+    }
+
+    pub fn state(&self) -> Upstream {
+        lock(&self.inner.upstream).clone()
+    }
+
+    pub fn active(&self) -> String {
+        self.state().active.unwrap().to_string()
+    }
+
+    pub fn names(&self) -> Vec<String> {
+        self.state().releases.iter().map(|r| r.name.to_string()).collect()
+    }
+
+    /// Somebody switches by hand.
+    pub fn switch(&self, release: &str) {
+        switch(&mut lock(&self.inner.upstream), &name(release));
+        self.inner.changed.send_replace(());
+    }
+
+    /// A release has so much in flight from now on.
+    pub fn in_flight(&self, release: &str, requests: u64, upgraded: u64) {
+        let mut upstream = lock(&self.inner.upstream);
+        let found = upstream.releases.iter_mut().find(|r| r.name.as_str() == release);
+        if let Some(found) = found {
+            found.in_flight = InFlight { requests, upgraded };
+        }
+        drop(upstream);
+        self.inner.changed.send_replace(());
+    }
+
+    pub fn at_the_next_switch(&self, accident: Accident) {
+        *lock(&self.inner.accident) = Some(accident);
+    }
+
+    /// Every call until now: its method and path.
+    pub fn calls(&self) -> Vec<String> {
+        lock(&self.inner.calls).clone()
+    }
+}
+
+fn put(upstream: &mut Upstream, release: &ReleaseName, spec: ReleaseSpec, source: Source) {
+    let servers = spec.servers.into_iter().map(Into::into).collect();
+    match upstream.releases.iter_mut().find(|r| r.name == *release) {
+        Some(known) => known.servers = servers,
+        None => upstream.releases.push(Release {
+            name: release.clone(),
+            source,
+            state: ReleaseState::Idle,
+            servers,
+            in_flight: InFlight::default(),
+            requests: 0,
+        }),
+    }
+}
+
+fn switch(upstream: &mut Upstream, release: &ReleaseName) {
+    if upstream.active.as_ref() != Some(release) {
+        upstream.previous = upstream.active.replace(release.clone());
+        upstream.generation += 1;
+    }
+}
+
+async fn answer(
+    State(inner): State<Arc<Inner>>,
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
+    lock(&inner.calls).push(format!("{method} {uri}"));
+    let method = match method.as_str() {
+        "GET" => shunt_api::Method::Get,
+        "PUT" => shunt_api::Method::Put,
+        "POST" => shunt_api::Method::Post,
+        "DELETE" => shunt_api::Method::Delete,
+        other => panic!("{other}"),
+    };
+    let call = match Call::parse(method, uri.path(), uri.query().unwrap_or_default()) {
+        Ok(call) => call,
+        Err(error) => return problem(error.status(), error.to_string()),
+    };
+    if let Call::Upstream { wait: Some(Wait::Drained { release, timeout }), .. } = &call {
+        let mut changed = inner.changed.subscribe();
+        let drained = || {
+            let upstream = lock(&inner.upstream);
+            let left = upstream.release(release.as_str()).map_or(0, |r| r.in_flight.total());
+            upstream.active.as_ref() != Some(release) && left == 0
+        };
+        let waiting = async {
+            while !drained() {
+                changed.changed().await.unwrap();
+            }
+        };
+        // At the timeout the answer is the state as it is.
+        let _ = tokio::time::timeout(timeout.duration(), waiting).await;
+    }
+    let accident = match call {
+        Call::Switch { .. } => lock(&inner.accident).take(),
+        _ => None,
+    };
+    let mut upstream = lock(&inner.upstream);
+    if accident == Some(Accident::SomebodyFaster) {
+        upstream.generation += 1;
+    }
+    let if_match = headers.get("if-match").map(|value| value.to_str().unwrap().to_owned());
+    let generation = upstream.generation;
+    if call.is_change() && if_match.is_some_and(|given| given != format!("\"{generation}\"")) {
+        return problem(412, format!("the upstream is at generation {generation}"));
+    }
+    let response = match change(&mut upstream, call, &body) {
+        Ok(json) => ([("content-type", "application/json")], json).into_response(),
+        Err(problem) => refused(&problem),
+    };
+    drop(upstream);
+    inner.changed.send_replace(());
+    match accident {
+        Some(Accident::AnswerLost) => StatusCode::BAD_GATEWAY.into_response(),
+        Some(Accident::SomebodyFaster) | None => response,
+    }
+}
+
+fn change(upstream: &mut Upstream, call: Call, body: &[u8]) -> Result<Vec<u8>, Box<Problem>> {
+    match call {
+        Call::Upstream { .. } => {}
+        Call::PutRelease { release, .. } => {
+            let spec = serde_json::from_slice(body).unwrap();
+            put(upstream, &release, spec, Source::Api);
+            upstream.generation += 1;
+        }
+        Call::Switch { .. } => {
+            let SwitchRequest { release } = serde_json::from_slice(body).unwrap();
+            if upstream.release(release.as_str()).is_none() {
+                return Err(refusal(404, format!("no release \"{release}\"")));
+            }
+            let from = upstream.active.clone();
+            switch(upstream, &release);
+            let reply = SwitchReply { release, from, generation: upstream.generation };
+            return Ok(serde_json::to_vec(&reply).unwrap());
+        }
+        Call::DeletePrevious { .. } => {
+            if upstream.previous.take().is_some() {
+                upstream.generation += 1;
+            }
+        }
+        Call::DeleteRelease { release, .. } => {
+            let known = upstream.release(release.as_str());
+            let known = known.ok_or_else(|| refusal(404, format!("no release \"{release}\"")))?;
+            let busy = known.source == Source::Config || known.in_flight.total() > 0;
+            if busy || upstream.active.as_ref() == Some(&release) {
+                return Err(refusal(409, format!("release \"{release}\" is needed")));
+            }
+            upstream.releases.retain(|r| r.name != release);
+            upstream.generation += 1;
+        }
+        Call::Index | Call::Upstreams => panic!("the helper does not ask for this"),
+    }
+    Ok(serde_json::to_vec(upstream).unwrap())
+}
+
+fn refusal(status: u16, detail: String) -> Box<Problem> {
+    Box::new(Problem::new(status, detail))
+}
+
+fn problem(status: u16, detail: String) -> Response {
+    refused(&Problem::new(status, detail))
+}
+
+fn refused(problem: &Problem) -> Response {
+    let json = serde_json::to_vec(problem).unwrap();
+    (StatusCode::from_u16(problem.status).unwrap(), json).into_response()
+}
