@@ -1,11 +1,13 @@
 //! The configuration of applications: one TOML file each, checked strictly.
 
+mod field;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use serde::{Deserialize, Deserializer, de};
-use shunt_api::{Address, NginxTime, ReleaseName};
+use serde::Deserialize;
+use shunt_api::{Address, ReleaseName};
 
 /// Where the files are looked for.
 pub const DEFAULT_FOLDER: &str = "/etc/shunt/apps";
@@ -17,6 +19,7 @@ pub struct App {
     /// Its name, by which commands call it.
     pub name: ReleaseName,
     /// Its folder: `releases/`, `current` and `log/` are made there.
+    #[serde(deserialize_with = "field::root")]
     pub root: PathBuf,
     /// The upstream in NGINX's configuration; the application's name if left out.
     pub upstream: Option<String>,
@@ -42,14 +45,16 @@ pub struct App {
 #[serde(deny_unknown_fields)]
 pub struct Run {
     /// Program and arguments; relative to the release's folder.
+    #[serde(deserialize_with = "field::command")]
     pub command: Vec<String>,
     /// Where releases listen; two or more, of which one is free.
+    #[serde(deserialize_with = "field::slots")]
     pub slots: Vec<Address>,
     /// Added to the environment.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "field::env")]
     pub env: BTreeMap<String, String>,
     /// How long a release may take to end after `SIGTERM`.
-    #[serde(default = "ten_seconds", deserialize_with = "duration")]
+    #[serde(default = "ten_seconds", deserialize_with = "field::duration")]
     pub stop_timeout: Duration,
 }
 
@@ -58,24 +63,28 @@ pub struct Run {
 #[serde(deny_unknown_fields, default)]
 pub struct Health {
     /// The path to ask for.
+    #[serde(deserialize_with = "field::path")]
     pub path: String,
     /// The `Host` header.
+    #[serde(deserialize_with = "field::host")]
     pub host: String,
     /// The statuses that are good.
-    #[serde(deserialize_with = "status_range")]
+    #[serde(deserialize_with = "field::status_range")]
     pub status: (u16, u16),
     /// A header that must name the release.
+    #[serde(deserialize_with = "field::header")]
     pub release_header: Option<String>,
     /// The time between two checks.
-    #[serde(deserialize_with = "duration")]
+    #[serde(deserialize_with = "field::duration")]
     pub interval: Duration,
     /// How long one check may take.
-    #[serde(deserialize_with = "duration")]
+    #[serde(deserialize_with = "field::some_time")]
     pub timeout: Duration,
     /// How many good answers in a row are needed.
+    #[serde(deserialize_with = "field::passes")]
     pub passes: u32,
     /// How long all of it may take.
-    #[serde(deserialize_with = "duration")]
+    #[serde(deserialize_with = "field::some_time")]
     pub deadline: Duration,
 }
 
@@ -99,10 +108,10 @@ impl Default for Health {
 #[serde(deny_unknown_fields, default)]
 pub struct Drain {
     /// For requests.
-    #[serde(deserialize_with = "duration")]
+    #[serde(deserialize_with = "field::duration")]
     pub timeout: Duration,
     /// For upgraded connections (WebSockets), from the same moment on.
-    #[serde(deserialize_with = "duration")]
+    #[serde(deserialize_with = "field::duration")]
     pub upgraded_timeout: Duration,
 }
 
@@ -117,6 +126,7 @@ impl Default for Drain {
 #[serde(deny_unknown_fields, default)]
 pub struct Keep {
     /// Releases on disk, those in use included.
+    #[serde(deserialize_with = "field::kept")]
     pub releases: usize,
 }
 
@@ -128,31 +138,6 @@ impl Default for Keep {
 
 fn ten_seconds() -> Duration {
     Duration::from_secs(10)
-}
-
-fn duration<'de, D: Deserializer<'de>>(d: D) -> Result<Duration, D::Error> {
-    let text = String::deserialize(d)?;
-    text.parse::<NginxTime>().map(NginxTime::duration).map_err(de::Error::custom)
-}
-
-/// `200`, `"200"` or `"200-399"`.
-fn status_range<'de, D: Deserializer<'de>>(d: D) -> Result<(u16, u16), D::Error> {
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum Range {
-        One(u16),
-        Text(String),
-    }
-    let range = match Range::deserialize(d)? {
-        Range::One(one) => Some((one, one)),
-        Range::Text(text) => {
-            let (low, high) = text.split_once('-').unwrap_or((&text, &text));
-            low.trim().parse().ok().zip(high.trim().parse().ok())
-        }
-    };
-    range
-        .filter(|(low, high)| low <= high && (100..600).contains(low) && *high < 600)
-        .ok_or_else(|| de::Error::custom("a status is as in 200 or \"200-299\""))
 }
 
 /// Why a configuration cannot be used.
@@ -199,42 +184,7 @@ impl App {
     ///
     /// Says what is wrong, and in which line.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let app: Self = toml::from_str(text).map_err(|e| e.to_string().trim_end().to_owned())?;
-        app.check()?;
-        Ok(app)
-    }
-
-    /// What the types alone cannot say.
-    fn check(&self) -> Result<(), String> {
-        if !self.root.is_absolute() {
-            return Err("root: must be an absolute path".to_owned());
-        }
-        if self.run.command.first().is_none_or(String::is_empty) {
-            return Err("run.command: needs a program, as in [\"./server\"]".to_owned());
-        }
-        if self.run.slots.len() < 2 {
-            return Err("run.slots: needs two slots or more, one of which is free".to_owned());
-        }
-        for (i, slot) in self.run.slots.iter().enumerate() {
-            if self.run.slots[..i].contains(slot) {
-                return Err(format!("run.slots: {slot} is there twice"));
-            }
-        }
-        for (name, value) in &self.run.env {
-            if name.is_empty() || name.contains(['=', '\0']) || value.contains('\0') {
-                return Err(format!("run.env: {name:?} cannot be set"));
-            }
-        }
-        if !self.health.path.starts_with('/') || self.health.path.contains([' ', '\r', '\n']) {
-            return Err("health.path: must start with \"/\" and have no blanks".to_owned());
-        }
-        if self.health.passes == 0 {
-            return Err("health.passes: must be 1 or more".to_owned());
-        }
-        if self.keep.releases < 2 {
-            return Err("keep.releases: must be 2 or more, to be able to roll back".to_owned());
-        }
-        Ok(())
+        toml::from_str(text).map_err(|e| e.to_string().trim_end().to_owned())
     }
 }
 
@@ -304,20 +254,32 @@ mod tests {
     #[test]
     fn mistakes_are_named_with_their_line() {
         let cases = [
-            ("name = \"web\"", "name = \"w b\"", "line 2"),
-            ("[run]", "[run]\nslot = 1", "unknown field `slot`"),
-            ("/srv/web", "srv", "absolute"),
-            (", \"127.0.0.1:3002\"", "", "two slots or more"),
-            ("3002", "3001", "there twice"),
-            ("127.0.0.1:3002", "localhost:3002", "resolve it first"),
-            ("[\"./server\"]", "[]", "run.command"),
-            ("[run]", "[health]\nstatus = \"2xx\"\n[run]", "a status is as in"),
-            ("[run]", "[health]\ninterval = \"1 minute\"\n[run]", "is not a time"),
-            ("[run]", "[keep]\nreleases = 1\n[run]", "keep.releases"),
+            ("name = \"web\"", "name = \"w b\"", 2, "has a character other than"),
+            ("/srv/web", "srv", 3, "absolute"),
+            ("unix:/run", "unix:run", 4, "absolute"),
+            ("[run]", "[run]\nslot = 1", 6, "unknown field `slot`, expected one of `command`"),
+            ("[run]", "[runs]", 5, "unknown field `runs`"),
+            ("[\"./server\"]", "[]", 6, "needs a program"),
+            (", \"127.0.0.1:3002\"", "", 7, "two slots or more"),
+            ("3002", "3001", 7, "there twice"),
+            ("127.0.0.1:3002", "localhost:3002", 7, "resolve it first"),
+            ("[run]", "[run]\nenv = { PORT = \"1\" }", 6, "set by shuntd itself"),
+            ("[run]", "[health]\npath = \"health\"\n[run]", 6, "must start with"),
+            ("[run]", "[health]\npath = \"/a b\"\n[run]", 6, "cannot be asked for"),
+            ("[run]", "[health]\nstatus = \"2xx\"\n[run]", 6, "a status is as in"),
+            ("[run]", "[health]\nstatus = 99\n[run]", 6, "a status is as in"),
+            ("[run]", "[health]\nstatus = true\n[run]", 6, "a status is as in"),
+            ("[run]", "[health]\nrelease_header = \"X Y\"\n[run]", 6, "not a header's name"),
+            ("[run]", "[health]\nhost = \"a\\nb\"\n[run]", 6, "Host header"),
+            ("[run]", "[health]\npasses = 0\n[run]", 6, "1 or more"),
+            ("[run]", "[health]\ninterval = \"1 minute\"\n[run]", 6, "is not a time"),
+            ("[run]", "[health]\ntimeout = \"0s\"\n[run]", 6, "longer than nothing"),
+            ("[run]", "[keep]\nreleases = 1\n[run]", 6, "2 or more"),
         ];
-        for (from, to, said) in cases {
+        for (from, to, line, said) in cases {
             let error = App::parse(&GOOD.replace(from, to)).unwrap_err();
             assert!(error.contains(said), "{to}: {error}");
+            assert!(error.contains(&format!("line {line},")), "{to}: {error}");
         }
     }
 

@@ -1,0 +1,135 @@
+//! Fields that their types alone cannot check. Each mistake is found while the file is read, so that
+//! the error names line and column.
+
+use std::collections::BTreeMap;
+use std::fmt::Display;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use http::{HeaderName, HeaderValue};
+use serde::{Deserialize, Deserializer, de};
+use shunt_api::{Address, NginxTime};
+
+/// Reads a value and gives it on, unless there is something wrong with it.
+fn checked<'de, D: Deserializer<'de>, T: Deserialize<'de>, E: Display>(
+    d: D,
+    check: impl FnOnce(&T) -> Result<(), E>,
+) -> Result<T, D::Error> {
+    let value = T::deserialize(d)?;
+    check(&value).map_err(de::Error::custom)?;
+    Ok(value)
+}
+
+fn ensure(good: bool, why: &'static str) -> Result<(), &'static str> {
+    if good { Ok(()) } else { Err(why) }
+}
+
+pub(super) fn root<'de, D: Deserializer<'de>>(d: D) -> Result<PathBuf, D::Error> {
+    checked(d, |path: &PathBuf| ensure(path.is_absolute(), "must be an absolute path"))
+}
+
+pub(super) fn command<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<String>, D::Error> {
+    checked(d, |command: &Vec<String>| {
+        let program = command.first().is_some_and(|program| !program.is_empty());
+        ensure(program, "needs a program, as in [\"./server\"]")?;
+        ensure(!command.iter().any(|part| part.contains('\0')), "cannot have a NUL character")
+    })
+}
+
+pub(super) fn slots<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<Address>, D::Error> {
+    checked(d, |slots: &Vec<Address>| {
+        if slots.len() < 2 {
+            return Err("needs two slots or more, one of which is free".to_owned());
+        }
+        match slots.iter().enumerate().find(|(i, slot)| slots[..*i].contains(slot)) {
+            Some((_, slot)) => Err(format!("{slot} is there twice")),
+            None => Ok(()),
+        }
+    })
+}
+
+pub(super) fn env<'de, D: Deserializer<'de>>(d: D) -> Result<BTreeMap<String, String>, D::Error> {
+    checked(d, |env: &BTreeMap<String, String>| {
+        // What the runner itself tells the application (see `App::spec` and `sd_listen_fds(3)`).
+        const OURS: [&str; 7] = [
+            "LISTEN_FDS",
+            "LISTEN_FDNAMES",
+            "LISTEN_PID",
+            "PORT",
+            "RELEASE",
+            "SHUNT_APP",
+            "SHUNT_SLOT",
+        ];
+        for (name, value) in env {
+            if name.is_empty() || name.contains(['=', '\0']) || value.contains('\0') {
+                return Err(format!("{name:?} cannot be set"));
+            }
+            if OURS.contains(&name.as_str()) {
+                return Err(format!("{name:?} is set by shuntd itself"));
+            }
+        }
+        Ok(())
+    })
+}
+
+pub(super) fn path<'de, D: Deserializer<'de>>(d: D) -> Result<String, D::Error> {
+    checked(d, |path: &String| {
+        ensure(path.starts_with('/'), "must start with \"/\"")?;
+        let target: Result<http::Uri, _> = path.parse();
+        ensure(target.is_ok(), "cannot be asked for, encode what is no part of a path")
+    })
+}
+
+pub(super) fn host<'de, D: Deserializer<'de>>(d: D) -> Result<String, D::Error> {
+    checked(d, |host: &String| {
+        ensure(HeaderValue::from_str(host).is_ok(), "cannot be sent as a Host header")
+    })
+}
+
+pub(super) fn header<'de, D: Deserializer<'de>>(d: D) -> Result<Option<String>, D::Error> {
+    checked(d, |name: &Option<String>| {
+        let good = name.as_ref().is_none_or(|n| HeaderName::from_bytes(n.as_bytes()).is_ok());
+        ensure(good, "is not a header's name, which is as in \"X-Release\"")
+    })
+}
+
+pub(super) fn passes<'de, D: Deserializer<'de>>(d: D) -> Result<u32, D::Error> {
+    checked(d, |passes: &u32| ensure(*passes > 0, "must be 1 or more"))
+}
+
+pub(super) fn kept<'de, D: Deserializer<'de>>(d: D) -> Result<usize, D::Error> {
+    checked(d, |kept: &usize| ensure(*kept >= 2, "must be 2 or more, to be able to roll back"))
+}
+
+pub(super) fn duration<'de, D: Deserializer<'de>>(d: D) -> Result<Duration, D::Error> {
+    let text = String::deserialize(d)?;
+    text.parse::<NginxTime>().map(NginxTime::duration).map_err(de::Error::custom)
+}
+
+/// As [`duration`], for what goes on for ever when it is zero.
+pub(super) fn some_time<'de, D: Deserializer<'de>>(d: D) -> Result<Duration, D::Error> {
+    let time = duration(d)?;
+    ensure(!time.is_zero(), "must be longer than nothing").map_err(de::Error::custom)?;
+    Ok(time)
+}
+
+/// `200`, `"200"` or `"200-399"`.
+pub(super) fn status_range<'de, D: Deserializer<'de>>(d: D) -> Result<(u16, u16), D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Range {
+        One(u16),
+        Text(String),
+    }
+    let range = match Range::deserialize(d) {
+        Ok(Range::One(one)) => Some((one, one)),
+        Ok(Range::Text(text)) => {
+            let (low, high) = text.split_once('-').unwrap_or((&text, &text));
+            low.trim().parse().ok().zip(high.trim().parse().ok())
+        }
+        Err(_) => None,
+    };
+    range
+        .filter(|(low, high)| low <= high && (100..600).contains(low) && *high < 600)
+        .ok_or_else(|| de::Error::custom("a status is as in 200 or \"200-299\""))
+}
