@@ -19,7 +19,14 @@ const WARM: usize = 200;
 const GROWTH: u64 = 256 << 10;
 
 fn switches(build: &Build, method: &str, keepalive: &str) {
-    let (a, b) = (Backend::start("a", 3), Backend::start("b", 3));
+    let sockets = tempfile::tempdir().unwrap();
+    // Without `keepalive` every request makes a connection to a server, more than the kernel wants to
+    // remember of TCP (see `Load`).
+    let backend = |release| match keepalive {
+        "" => Backend::unix(release, 3, sockets.path()),
+        _ => Backend::start(release, 3),
+    };
+    let (a, b) = (backend("a"), backend("b"));
     let (la, lb) = (a.lines(), b.lines());
     let upstream = format!("upstream web {{ {method} shunt;\n{la}{lb}{keepalive} }}");
     let nginx = Nginx::start(build, Setup::standard(&upstream));

@@ -80,7 +80,7 @@ fn one_request_keeps_its_release_while_it_is_switched(build: &Build) {
 fn addresses_of_every_kind_are_proxied_to(build: &Build) {
     let folder = tempfile::tempdir().unwrap();
     let first = Backend::start("a", 1);
-    let unix = Backend::unix("b", &folder.path().join("b.sock"));
+    let unix = Backend::unix("b", 1, folder.path());
     let upstream = format!("upstream web {{ shunt;\n{} }}", first.lines());
     let nginx = Nginx::start(build, Setup::standard(&upstream));
     assert_eq!(nginx.admin().put("web", "b", &unix.addresses).status, 201);

@@ -48,23 +48,27 @@ impl Backend {
         backend
     }
 
-    /// One server of a release on a unix socket.
+    /// So many servers of a release on unix sockets in a folder.
     ///
     /// # Panics
     ///
-    /// When it cannot be made.
+    /// When they cannot be made.
     #[must_use]
-    pub fn unix(release: &str, path: &Path) -> Self {
-        let addresses = vec![format!("unix:{}", path.display())];
-        let backend = Self { release: release.to_owned(), gate: Arc::default(), addresses };
-        let listener = UnixListener::bind(path).expect("a socket");
-        let this = backend.clone();
-        std::thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                let this = this.clone();
-                std::thread::spawn(move || this.serve_unix(stream));
-            }
-        });
+    pub fn unix(release: &str, servers: usize, folder: &Path) -> Self {
+        let mut backend =
+            Self { release: release.to_owned(), gate: Arc::default(), addresses: Vec::new() };
+        for n in 0..servers {
+            let path = folder.join(format!("{release}{n}.sock"));
+            let listener = UnixListener::bind(&path).expect("a socket");
+            backend.addresses.push(format!("unix:{}", path.display()));
+            let this = backend.clone();
+            std::thread::spawn(move || {
+                for stream in listener.incoming().flatten() {
+                    let this = this.clone();
+                    std::thread::spawn(move || this.serve_unix(stream));
+                }
+            });
+        }
         backend
     }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::client::Connection;
 
@@ -17,6 +17,12 @@ pub struct Sample {
     /// The release, or what went wrong.
     pub result: Result<String, String>,
 }
+
+/// How long a client that makes a new connection for each request pauses after it.
+///
+/// Not for the server's sake: the kernel remembers every connection for minutes, and a table that is
+/// full (`nf_conntrack` where Docker is installed) drops the next one.
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// Clients that ask as fast as they can.
 #[derive(Debug)]
@@ -51,10 +57,11 @@ impl Load {
                     i += 1;
                     let start = Instant::now();
                     let result = ask(port, n, i, &mut kept);
-                    if result.is_err() || n % 2 == 1 {
-                        kept = None;
-                    }
                     samples.push(Sample { start, end: Instant::now(), result });
+                    if samples.last().is_some_and(|s| s.result.is_err()) || n % 2 == 1 {
+                        kept = None;
+                        std::thread::sleep(PAUSE);
+                    }
                 }
                 samples
             })
@@ -118,7 +125,6 @@ pub fn late_answers(samples: &[Sample], first: &str, switches: &[Switch]) -> Vec
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     #[test]
     fn an_answer_of_the_old_release_after_the_reply_is_late() {

@@ -44,6 +44,8 @@ async fn main() -> io::Result<()> {
         .route("/slow", get(slow))
         .route("/health", get(health))
         .route("/ws", get(websocket))
+        // Whatever else is asked for: what was sent, or who is there.
+        .fallback(anything)
         .layer(middleware::from_fn_with_state(app.clone(), name_release))
         .with_state(app);
 
@@ -108,6 +110,10 @@ async fn name_release(State(app): State<App>, request: Request, next: Next) -> R
 
 async fn home(State(app): State<App>) -> String {
     format!("hello from {}\n", app.release)
+}
+
+async fn anything(State(app): State<App>, body: Bytes) -> Bytes {
+    if body.is_empty() { app.release.into() } else { body }
 }
 
 #[derive(Deserialize)]
