@@ -1,6 +1,10 @@
-//! Shows a job as it goes: one line for each step, with its time.
+//! Shows a job as it goes: one line for each step, with its time. On a terminal, a spinner shows what
+//! runs.
 
 use std::io::IsTerminal;
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::Failure;
 use super::client::Client;
@@ -13,14 +17,12 @@ use crate::wire::{Event, Outcome, Started, What, exit};
 /// [`Failure`] when the daemon goes away.
 pub async fn run(client: &Client, started: &Started, json: bool) -> Result<u8, Failure> {
     let mut outcome = None;
-    let style = Style::new();
+    let mut screen = Screen::new();
     let show = |event: &Event| {
         if json {
             println!("{}", serde_json::to_string(event).unwrap_or_default());
         } else {
-            for line in style.lines(event) {
-                println!("{line}");
-            }
+            screen.show(event);
         }
         if let What::Ended { outcome: how, .. } = &event.what {
             outcome = Some(*how);
@@ -29,6 +31,7 @@ pub async fn run(client: &Client, started: &Started, json: bool) -> Result<u8, F
     tokio::select! {
         result = client.follow(started.job, show) => result?,
         _ = tokio::signal::ctrl_c() => {
+            screen.clear();
             eprintln!(
                 "job {} for \"{}\" goes on in shuntd; `shunt status` shows it",
                 started.job, started.release
@@ -40,15 +43,43 @@ pub async fn run(client: &Client, started: &Started, json: bool) -> Result<u8, F
     outcome.map(Outcome::exit_code).ok_or_else(lost)
 }
 
-/// Colours, if somebody looks who wants them (`NO_COLOR`).
-struct Style {
+/// How often the spinner turns.
+const TURN: Duration = Duration::from_millis(100);
+
+/// Where lines go.
+struct Screen {
+    /// Colours, if somebody looks who wants them (`NO_COLOR`).
     colour: bool,
+    /// Whether somebody looks.
+    terminal: bool,
+    /// What runs.
+    spinner: Option<ProgressBar>,
 }
 
-impl Style {
+impl Screen {
     fn new() -> Self {
+        let terminal = std::io::stdout().is_terminal();
         let wanted = std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
-        Self { colour: wanted && std::io::stdout().is_terminal() }
+        Self { colour: wanted && terminal, terminal, spinner: None }
+    }
+
+    fn clear(&mut self) {
+        if let Some(spinner) = self.spinner.take() {
+            spinner.finish_and_clear();
+        }
+    }
+
+    fn show(&mut self, event: &Event) {
+        // It makes room for what is known now.
+        self.clear();
+        if let What::Step { step, note } = &event.what
+            && self.terminal
+        {
+            self.spinner = spinner(format!("{step:<8} {note}"));
+        }
+        for line in self.lines(event) {
+            println!("{line}");
+        }
     }
 
     fn paint(&self, code: &str, text: &str) -> String {
@@ -77,6 +108,14 @@ impl Style {
             }
         }
     }
+}
+
+fn spinner(text: String) -> Option<ProgressBar> {
+    let style = ProgressStyle::with_template("  {spinner}  {msg}  {elapsed}").ok()?;
+    let target = ProgressDrawTarget::stdout();
+    let spinner = ProgressBar::with_draw_target(None, target).with_style(style).with_message(text);
+    spinner.enable_steady_tick(TURN);
+    Some(spinner)
 }
 
 fn duration(ms: f64) -> String {
