@@ -29,6 +29,9 @@ pub struct Args {
     /// How long; until Ctrl-C if left out.
     #[arg(long)]
     pub duration: Option<NginxTime>,
+    /// How many requests; without an end if left out.
+    #[arg(long)]
+    pub count: Option<u64>,
     /// How long one answer may take.
     #[arg(long, default_value = "10s")]
     pub timeout: NginxTime,
@@ -51,6 +54,7 @@ pub async fn run(args: Args, json: bool) -> Result<u8, Failure> {
         websocket: args.websocket,
         websocket_time: args.websocket_time.duration(),
         rate: args.rate,
+        count: args.count,
         timeout: args.timeout.duration(),
         header: args.header,
     };
