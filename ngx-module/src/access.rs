@@ -13,9 +13,11 @@ use crate::wrap::bytes;
 pub enum Access {
     /// Read and change.
     Write,
-    /// Read.
+    /// Read: nobody may change anything here.
     Read,
-    /// Read; to change something, a token is needed.
+    /// Read: this user is not among those who may change something.
+    ReadAsUser(u32),
+    /// Read: to change something, a token is needed.
     ReadWithoutToken,
 }
 
@@ -28,7 +30,8 @@ pub fn of(r: &ngx_http_request_t, api: &ApiConf) -> Access {
         // The kernel says who connected (`SO_PEERCRED` in `unix(7)`).
         return match peer_uid(r) {
             Some(uid) if uid == 0 || api.users.contains(&uid) => Access::Write,
-            _ => Access::Read,
+            Some(uid) => Access::ReadAsUser(uid),
+            None => Access::Read,
         };
     }
     let Some(token) = &api.token else { return Access::Read };

@@ -99,7 +99,15 @@ pub unsafe extern "C" fn handler(r: *mut ngx_http_request_t) -> ngx_int_t {
     match access {
         Access::Write => {}
         Access::Read => {
-            return refuse(request, Answer::problem(403, "you may read here, but change nothing"));
+            let detail = "you may read here, but change nothing";
+            return refuse(request, Answer::problem(403, detail));
+        }
+        Access::ReadAsUser(uid) => {
+            let detail = format!(
+                "user {uid} may read here, but change nothing; root and those whom \"user=\" of \
+                 \"shunt_api\" names may"
+            );
+            return refuse(request, Answer::problem(403, detail));
         }
         Access::ReadWithoutToken => {
             let answer = Answer::problem(

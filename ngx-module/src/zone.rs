@@ -97,6 +97,8 @@ fn prepare(conf: &ZoneConf, main: &MainConf, index: usize, in_use: bool) -> Resu
     } else {
         conf.state.as_deref().and_then(|p| Snapshot::read(p).ok().flatten())
     };
+    // The trial copies the words, which must not change meanwhile.
+    let _lock = lock(conf.shm_zone);
     fits(words, &configured(main, index), saved.as_ref()).map_err(|(error, size)| {
         let advice = size.map_or(String::new(), |size| {
             // The slab pool's own book-keeping is under 2 % of a zone.

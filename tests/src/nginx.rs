@@ -121,8 +121,14 @@ impl Nginx {
             .iter()
             .map(|name| format!("{name}_temp_path {folder}/{name}_temp;\n"))
             .collect();
+        // Only root may write by itself.
+        let write = match geteuid() {
+            uid if uid.is_root() => "write=on".to_owned(),
+            uid => format!("write=on user={}", uid.as_raw()),
+        };
         let http = self
             .http
+            .replace("write=on", &write)
             .replace("%STATE%", &format!("{folder}/state/state.json"))
             .replace("%PORT%", &self.port.to_string())
             .replace("%FOLDER%", &folder);
