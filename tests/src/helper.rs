@@ -92,6 +92,7 @@ impl Daemon {
             .arg("--socket")
             .arg(self.socket())
             .stdin(Stdio::null())
+            .stdout(Stdio::null())
             .stderr(log.expect("its folder"));
         self.child = Some(command.spawn().expect("shuntd starts"));
         until("shuntd answers", || (self.shunt(&["status"]).code == 0).then_some(()));

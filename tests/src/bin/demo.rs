@@ -69,7 +69,7 @@ fn main() -> ExitCode {
     let good = as_expected && both && verdict["failures"] == 0 && verdict["messages"] != 0;
     println!("\n{}", if good { "no request failed" } else { "THE DEMO HAS FAILED" });
     if keep {
-        stay(&nginx, &daemon);
+        leave(nginx, daemon);
     }
     if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
@@ -149,8 +149,8 @@ impl<'a> Watch<'a> {
     }
 }
 
-/// Leaves everything running until the user has had enough.
-fn stay(nginx: &Nginx, daemon: &Daemon) {
+/// Leaves everything running, and says how to talk to it and how to end it.
+fn leave(nginx: Nginx, daemon: Daemon) {
     let bin = build::folder().join("bin");
     let bin = bin.canonicalize().unwrap_or(bin);
     println!(
@@ -160,14 +160,17 @@ fn stay(nginx: &Nginx, daemon: &Daemon) {
          \x20 {bin}/shunt --socket {socket} status\n\
          \x20 {bin}/shunt --socket {socket} deploy web --from {dist}/v2 --release v4\n\
          \x20 {bin}/shunt --socket {socket} rollback web\n\
-         Enter ends it.",
+         and to end it:\n\
+         \x20 kill {shuntd} {master}; sleep 2; rm -rf {folder}",
         port = nginx.port,
         api = nginx.path("api.sock").display(),
         bin = bin.display(),
         socket = daemon.socket().display(),
         dist = daemon.path("dist").display(),
+        shuntd = daemon.pid(),
+        master = nginx.master(),
+        folder = nginx.folder().display(),
     );
-    let mut line = String::new();
-    // The end of the input is an answer, too.
-    let _ = std::io::stdin().read_line(&mut line);
+    // Dropped, they would end.
+    std::mem::forget((nginx, daemon));
 }
