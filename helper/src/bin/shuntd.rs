@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::Parser;
+use listenfd::ListenFd;
 use shunt_helper::daemon::app::App;
 use shunt_helper::daemon::jobs::Jobs;
 use shunt_helper::daemon::recover::Recovery;
@@ -24,7 +25,7 @@ struct Args {
     /// The folder where the daemon remembers what runs.
     #[arg(long, default_value = "/var/lib/shunt")]
     state: PathBuf,
-    /// The unix socket to listen on.
+    /// The unix socket to listen on, unless systemd passes one.
     #[arg(long, default_value = wire::DEFAULT_SOCKET)]
     socket: PathBuf,
 }
@@ -55,7 +56,11 @@ async fn run(args: Args) -> Result<(), (u8, String)> {
             .map_err(|e| failed(format!("what is remembered of {name}: {e}")))?;
         apps.insert(name, Arc::new(app));
     }
-    let listener = listen(&args.socket).await.map_err(failed)?;
+    let given = ListenFd::from_env().take_unix_listener(0).map_err(|e| failed(e.to_string()))?;
+    let (listener, ours) = match given {
+        Some(listener) => (adopt(listener).map_err(|e| failed(e.to_string()))?, None),
+        None => (listen(&args.socket).await.map_err(failed)?, Some(&args.socket)),
+    };
     let shared = Arc::new(Shared { apps, jobs: Jobs::default() });
     for app in shared.apps.values() {
         if let Some(recovery) = Recovery::begin(app, &shared.jobs).await {
@@ -67,7 +72,8 @@ async fn run(args: Args) -> Result<(), (u8, String)> {
     let mut terminate = signal(signals).map_err(|e| failed(e.to_string()))?;
     let service = router(shared.clone()).into_make_service_with_connect_info::<Peer>();
     let server = axum::serve(listener, service);
-    eprintln!("shuntd: {} applications, listening on {}", shared.apps.len(), args.socket.display());
+    let place = ours.map_or_else(|| "systemd's socket".to_owned(), |s| s.display().to_string());
+    eprintln!("shuntd: {} applications, listening on {place}", shared.apps.len());
     // Tells systemd, when it asked to be told.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     tokio::select! {
@@ -78,8 +84,16 @@ async fn run(args: Args) -> Result<(), (u8, String)> {
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     // With the runner `process` applications are the daemon's children: they end with it, in order.
     futures_util::future::join_all(shared.apps.values().map(|app| app.shut_down())).await;
-    let _ = std::fs::remove_file(&args.socket);
+    if let Some(socket) = ours {
+        let _ = std::fs::remove_file(socket);
+    }
     Ok(())
+}
+
+/// Takes the socket that systemd has opened (`sd_listen_fds(3)`); it stays systemd's.
+fn adopt(listener: std::os::unix::net::UnixListener) -> std::io::Result<UnixListener> {
+    listener.set_nonblocking(true)?;
+    UnixListener::from_std(listener)
 }
 
 /// Opens the socket; one that a killed daemon left is replaced, one that a living one has is not.

@@ -97,7 +97,10 @@ impl World {
 
     fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_shunt"));
-        command.args(args).arg("--socket").arg(self.path("shuntd.sock")).stdin(Stdio::null());
+        if !args.contains(&"--socket") {
+            command.arg("--socket").arg(self.path("shuntd.sock"));
+        }
+        command.args(args).stdin(Stdio::null());
         command
     }
 
