@@ -107,12 +107,20 @@ struct Watch<'a> {
     nginx: &'a Nginx,
 }
 
+impl Drop for Watch<'_> {
+    fn drop(&mut self) {
+        // It has ended by itself, unless the demo has failed.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
 impl<'a> Watch<'a> {
     fn start(nginx: &'a Nginx) -> Self {
         let mut command = Command::new(build::helper("shunt"));
         command
             .args(["--json", "watch", "--post", "/echo", "--websocket", "/ws"])
-            .args(["--websocket-time", "3s"])
+            .args(["--websocket-time", "3s", "--duration", "10m"])
             .args(["--rate", &RATE.to_string()])
             .arg(format!("http://127.0.0.1:{}/", nginx.port))
             .stdin(Stdio::null())
