@@ -9,6 +9,8 @@ use std::time::Duration;
 use serde::Deserialize;
 use shunt_api::{Address, ReleaseName};
 
+use crate::runner::user::User;
+
 /// Where the files are looked for.
 pub const DEFAULT_FOLDER: &str = "/etc/shunt/apps";
 
@@ -50,6 +52,9 @@ pub struct Run {
     /// Where releases listen; two or more, of which one is free.
     #[serde(deserialize_with = "field::slots")]
     pub slots: Vec<Address>,
+    /// The user to run as; that of the daemon if left out.
+    #[serde(default, deserialize_with = "field::user")]
+    pub user: Option<User>,
     /// Added to the environment.
     #[serde(default, deserialize_with = "field::env")]
     pub env: BTreeMap<String, String>,
@@ -263,6 +268,7 @@ mod tests {
             (", \"127.0.0.1:3002\"", "", 7, "two slots or more"),
             ("3002", "3001", 7, "there twice"),
             ("127.0.0.1:3002", "localhost:3002", 7, "resolve it first"),
+            ("[run]", "[run]\nuser = \"nobody at all\"", 6, "there is no user"),
             ("[run]", "[run]\nenv = { PORT = \"1\" }", 6, "set by shuntd itself"),
             ("[run]", "[health]\npath = \"health\"\n[run]", 6, "must start with"),
             ("[run]", "[health]\npath = \"/a b\"\n[run]", 6, "cannot be asked for"),

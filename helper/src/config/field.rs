@@ -10,6 +10,8 @@ use http::{HeaderName, HeaderValue};
 use serde::{Deserialize, Deserializer, de};
 use shunt_api::{Address, NginxTime};
 
+use crate::runner::user::User;
+
 /// Reads a value and gives it on, unless there is something wrong with it.
 fn checked<'de, D: Deserializer<'de>, T: Deserialize<'de>, E: Display>(
     d: D,
@@ -46,6 +48,10 @@ pub(super) fn slots<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<Address>, D::
             None => Ok(()),
         }
     })
+}
+
+pub(super) fn user<'de, D: Deserializer<'de>>(d: D) -> Result<Option<User>, D::Error> {
+    User::find(&String::deserialize(d)?).map(Some).map_err(de::Error::custom)
 }
 
 pub(super) fn env<'de, D: Deserializer<'de>>(d: D) -> Result<BTreeMap<String, String>, D::Error> {

@@ -144,6 +144,7 @@ impl App {
             command: self.config.run.command.clone(),
             folder: self.releases.of(release),
             slot: slot.clone(),
+            user: self.config.run.user.clone(),
             env,
             log: self.releases.log(release),
             stop_timeout: self.config.run.stop_timeout,

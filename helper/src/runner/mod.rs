@@ -4,3 +4,4 @@ pub mod leader;
 pub mod leftover;
 pub mod log;
 pub mod process;
+pub mod user;

@@ -20,6 +20,7 @@ use crate::endpoint::{self, Listener};
 use crate::runner::leader::Leader;
 use crate::runner::leftover::Identity;
 use crate::runner::log::Log;
+use crate::runner::user::User;
 
 /// The first descriptor that is handed over (`SD_LISTEN_FDS_START`).
 pub(crate) const LISTEN_FD: i32 = 3;
@@ -43,6 +44,8 @@ pub struct Spec {
     pub folder: PathBuf,
     /// Where it listens.
     pub slot: Address,
+    /// The user to run as, if it is not the daemon's.
+    pub user: Option<User>,
     /// Its environment beyond the daemon's own.
     pub env: BTreeMap<String, String>,
     /// Where its output goes.
@@ -202,10 +205,13 @@ fn spawn(spec: &Spec, listener: &Listener, log: &Log) -> io::Result<Leader> {
         return Err(io::ErrorKind::NotFound.into());
     }
     let mut command = Command::new("/bin/sh");
+    command.args(["-c", EXEC, "sh"]).args(&spec.command).current_dir(&spec.folder);
+    if let Some(user) = &spec.user {
+        // Supplementary groups of the daemon are dropped with its uid.
+        command.uid(user.uid).gid(user.gid);
+        command.env("USER", &user.name).env("LOGNAME", &user.name).env("HOME", &user.home);
+    }
     command
-        .args(["-c", EXEC, "sh"])
-        .args(&spec.command)
-        .current_dir(&spec.folder)
         .envs(&spec.env)
         .env("LISTEN_FDS", "1")
         .env("LISTEN_FDNAMES", "http")
@@ -291,6 +297,7 @@ mod tests {
             command: vec!["/bin/sh".into(), "-c".into(), script.into()],
             folder: folder.to_owned(),
             slot,
+            user: None,
             env: BTreeMap::from([("RELEASE".to_owned(), "v1".to_owned())]),
             log: folder.join("v1.log"),
             stop_timeout: Duration::from_secs(5),
@@ -338,6 +345,25 @@ mod tests {
         assert_eq!(lines[2], tmp.path().canonicalize().unwrap().to_str().unwrap());
         assert!(process.stop().await, "sleep ends on SIGTERM");
         assert!(!tmp.path().join("slot.sock").exists());
+    }
+
+    #[tokio::test]
+    async fn a_process_runs_as_its_user_and_with_no_group_of_the_daemon() {
+        use std::os::unix::fs::PermissionsExt;
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("skipped: only root can become somebody else");
+            return;
+        }
+        let tmp = tempfile::tempdir().unwrap();
+        let mode = std::fs::Permissions::from_mode(0o755);
+        std::fs::set_permissions(tmp.path(), mode).unwrap();
+        let user = User::find("nobody").unwrap();
+        let script = "id -u; id -G; echo $USER; exec sleep 60";
+        let spec = Spec { user: Some(user.clone()), ..spec(tmp.path(), script) };
+        let process = Process::start(spec).await.unwrap();
+        let (uid, gid) = (user.uid.to_string(), user.gid.to_string());
+        assert_eq!(lines(&process, 3).await, [uid.as_str(), gid.as_str(), "nobody"]);
+        process.stop().await;
     }
 
     #[tokio::test]
