@@ -5,7 +5,7 @@ mod world;
 
 use rustix::process::{Signal, kill_process};
 use world::module::Accident;
-use world::{World, is_running, output, pid, until};
+use world::{World, app, is_running, output, pid, until};
 
 fn world() -> World {
     World::new("")
@@ -172,6 +172,41 @@ fn p9_a_killed_daemon_costs_nothing_and_the_next_one_takes_its_releases_over() {
     good(&world, "v3");
     until("v1 has ended", || (!is_running(v1)).then_some(()));
     assert!(world.pid_of("v2").is_none());
+}
+
+#[test]
+fn p9_what_cannot_be_taken_over_is_replaced_before_it_ends() {
+    let mut world = World::with_command(&app::command_behind_a_shell(), "");
+    good(&world, "v1");
+    let v1 = world.pid_of("v1").unwrap();
+    world.end(Signal::KILL);
+    world.start();
+    assert!(world.log().contains("\"v1\" in 127.0.0.1"), "{}", world.log());
+    until("another v1 runs", || world.pid_of("v1").filter(|pid| *pid != v1));
+    until("the daemon is idle", || world.status().filter(|status| status["job"].is_null()));
+    until("the first one has ended", || (!is_running(v1)).then_some(()));
+    let status = world.status().unwrap();
+    let slots = status["slots"].as_array().unwrap();
+    let slot = slots.iter().find(|slot| slot["release"] == "v1").unwrap();
+    let known = world.module.state();
+    assert_eq!(known.release("v1").unwrap().servers[0].address, slot["address"].as_str().unwrap());
+    good(&world, "v2");
+}
+
+#[test]
+fn a_daemon_that_ends_in_the_middle_of_a_deploy_has_undone_it_at_the_next_start() {
+    let mut world = world();
+    good(&world, "v1");
+    let mut deploy = world.begin_deploy("v2", &[("sick", "never\n")]);
+    let v2 = until("v2 is in its slot", || world.pid_of("v2"));
+    world.end(Signal::TERM);
+    assert!(!is_running(v2));
+    assert!(!deploy.wait().unwrap().success());
+    world.start();
+    until("v1 runs again", || world.pid_of("v1"));
+    until("the daemon is idle", || world.status().filter(|status| status["job"].is_null()));
+    assert!(world.pid_of("v2").is_none());
+    good(&world, "v3");
 }
 
 #[test]

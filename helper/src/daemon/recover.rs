@@ -51,8 +51,11 @@ impl Recovery {
                         None => shared.jobs.begin(name, JobKind::Recover, &active).ok(),
                     };
                     if let Some(lock) = lock {
-                        Job::back_to(app, JobKind::Recover, active).run(&lock).await;
-                        app.forget_stopped().await;
+                        let job = Job::back_to(app, JobKind::Recover, active);
+                        // What could not be started is tried again at the next start.
+                        if job.run(&lock).await == Outcome::Done {
+                            app.forget_stopped().await;
+                        }
                         return;
                     }
                 }

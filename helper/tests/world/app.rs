@@ -15,6 +15,16 @@ pub fn command() -> Vec<String> {
     vec![exe, "--exact".into(), test.into(), "--ignored".into(), "--nocapture".into()]
 }
 
+/// As [`command`], but under a shell that leads the group and has closed the socket itself, so that
+/// nobody can take it over from there.
+pub fn command_behind_a_shell() -> Vec<String> {
+    let inner = r#"export LISTEN_PID=$$; exec "$@""#;
+    let outer = format!("sh -c '{inner}' sh \"$@\" & exec 3<&-; wait");
+    let mut whole = vec!["/bin/sh".to_owned(), "-c".to_owned(), outer, "sh".to_owned()];
+    whole.extend(command());
+    whole
+}
+
 #[tokio::test]
 #[ignore = "the application that other tests deploy"]
 async fn the_application() {

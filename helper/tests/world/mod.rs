@@ -32,6 +32,11 @@ pub struct Output {
 impl World {
     /// Starts everything; `more` is added to the application's configuration.
     pub fn new(more: &str) -> Self {
+        Self::with_command(&app::command(), more)
+    }
+
+    /// As [`World::new`], with another command.
+    pub fn with_command(command: &[String], more: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         // Other users have to reach the socket to be refused.
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
@@ -55,7 +60,7 @@ impl World {
             "#,
             world.path("web"),
             world.path("nginx.sock").display(),
-            app::command(),
+            command,
             free_port(),
             free_port(),
         );
