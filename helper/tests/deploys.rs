@@ -166,7 +166,10 @@ fn p9_a_killed_daemon_costs_nothing_and_the_next_one_takes_its_releases_over() {
     assert_eq!(deploy.wait().unwrap().code(), Some(8));
     assert!(is_running(v1));
     world.start();
-    assert_eq!(world.pid_of("v1"), Some(v1), "the same process as before: {}", world.log());
+    // Others than root may not look into their processes everywhere (`kernel.yama.ptrace_scope`).
+    if rustix::process::geteuid().is_root() {
+        assert_eq!(world.pid_of("v1"), Some(v1), "the same process as before: {}", world.log());
+    }
     assert_eq!(world.module.active(), "v1");
     // What was half done holds no slot.
     good(&world, "v3");
