@@ -138,8 +138,8 @@ fn a_daemon_that_ends_in_order_starts_its_release_again(build: &Build) {
     deploy(&daemon, "v2");
     let status = daemon.shunt(&["--json", "status", "web"]).stdout;
     let status: serde_json::Value = serde_json::from_str(&status).unwrap();
-    let pids = status["slots"].as_array().unwrap().iter().filter_map(|s| s["pid"].as_u64());
-    let pid = pids.last().unwrap() as u32;
+    let mut pids = status["slots"].as_array().unwrap().iter().filter_map(|s| s["pid"].as_u64());
+    let pid = pids.next_back().unwrap() as u32;
     daemon.end();
     assert!(!is_running(pid), "the release ends with its daemon");
     daemon.run();

@@ -17,6 +17,9 @@ fn start(build: &Build) -> (Nginx, Backend) {
     (Nginx::start(build, Setup::standard(&upstream)), a)
 }
 
+/// Method, target, headers and body of a request, and the status that it is refused with.
+type Case<'a> = (&'a str, &'a str, &'a [(&'a str, &'a str)], String, u16);
+
 fn p6_bad_input_changes_nothing(build: &Build) {
     let (nginx, _a) = start(build);
     let admin = nginx.admin();
@@ -28,7 +31,7 @@ fn p6_bad_input_changes_nothing(build: &Build) {
     let switch = "/v1/upstreams/web/switch";
     let servers = |s: &str| format!("{{\"servers\":[{s}]}}");
     let megabyte = "x".repeat(1 << 20);
-    let cases: Vec<(&str, &str, &[(&str, &str)], String, u16)> = vec![
+    let cases: Vec<Case> = vec![
         ("PUT", put, &[], "{".to_owned(), 400),
         ("PUT", put, &[], "not json".to_owned(), 400),
         ("PUT", put, &[("Content-Length", "0")], String::new(), 400),

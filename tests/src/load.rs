@@ -89,7 +89,7 @@ fn ask(port: u16, n: usize, i: u64, kept: &mut Option<Connection>) -> Result<Str
     let Some(connection) = kept else { return Err("no connection".to_owned()) };
     let target = format!("/{n}/{i}");
     let headers: &[_] = if n % 2 == 1 { &[("Connection", "close")] } else { &[] };
-    let body: &[u8] = if i % 4 == 0 { b"a body" } else { b"" };
+    let body: &[u8] = if i.is_multiple_of(4) { b"a body" } else { b"" };
     let method = if body.is_empty() { "GET" } else { "POST" };
     connection.send(method, &target, headers, body).map_err(|e| format!("send: {e}"))?;
     let response = connection.receive().map_err(|e| format!("receive: {e}"))?;
@@ -145,7 +145,11 @@ mod tests {
             (sample(20, 30, "new"), 0),
         ];
         for (sample, late) in cases {
-            assert_eq!(late_answers(&[sample.clone()], "old", &switches).len(), late, "{sample:?}");
+            assert_eq!(
+                late_answers(std::slice::from_ref(&sample), "old", &switches).len(),
+                late,
+                "{sample:?}"
+            );
         }
     }
 }
