@@ -5,6 +5,7 @@
 //! goes back to v1. The end is a table. One failed request makes the demo fail.
 
 use std::io::Read;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
 
 use rustix::process::Signal;
@@ -12,8 +13,9 @@ use serde_json::Value;
 use shunt_tests::build::{self, Build};
 use shunt_tests::helper::{Daemon, Output};
 use shunt_tests::nginx::{Nginx, Setup};
-use shunt_tests::process::signal;
+use shunt_tests::process::{children, signal};
 use shunt_tests::until;
+use tokio::signal::unix::{Signal as Stream, SignalKind};
 
 /// Requests a second, over new and over kept-open connections, half of them POST.
 const RATE: u32 = 400;
@@ -25,7 +27,9 @@ fn main() -> ExitCode {
     let keep = std::env::args().any(|arg| arg == "--keep");
     let build = Build::stable();
     let upstream = "upstream web { shunt; server 127.0.0.1:1; keepalive 16; }";
-    let nginx = Nginx::start(&build, Setup { workers: 2, ..Setup::standard(upstream) });
+    let mut nginx = Nginx::prepare(&build, Setup { workers: 2, ..Setup::standard(upstream) });
+    end_on_signal(nginx.folder());
+    nginx.run();
     let daemon = Daemon::start(&nginx.path("helper"), &nginx.path("api.sock"), "");
     let _ = (daemon.release("v1"), daemon.release("v2"), daemon.sick_release("v3"));
     println!(
@@ -72,6 +76,38 @@ fn main() -> ExitCode {
         leave(nginx, daemon);
     }
     if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Ends all that was started, and removes the folder, when the user ends the demo: by Ctrl-C, by
+/// `kill`, or by closing the terminal. A signal unwinds no stack, so nothing else would.
+fn end_on_signal(folder: &Path) {
+    let folder: PathBuf = folder.to_owned();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build();
+    let runtime = runtime.expect("a runtime for signals");
+    let listen = |kind| {
+        let _runtime = runtime.enter();
+        tokio::signal::unix::signal(kind).expect("a signal that can be caught")
+    };
+    // From here on a signal is not lost.
+    let mut signals: [(i32, Stream); 3] =
+        [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()]
+            .map(|kind| (kind.as_raw_value(), listen(kind)));
+    std::thread::spawn(move || {
+        let [(int, a), (term, b), (hup, c)] = &mut signals;
+        let number = runtime.block_on(async {
+            tokio::select! { _ = a.recv() => *int, _ = b.recv() => *term, _ = c.recv() => *hup }
+        });
+        // What the steps have to say of a world that goes down under them helps nobody: they stop
+        // at their next word.
+        let (_stdout, _stderr) = (std::io::stdout().lock(), std::io::stderr().lock());
+        let me = std::process::id();
+        children(me).into_iter().for_each(|child| signal(child, Signal::TERM));
+        until("all processes end", || children(me).is_empty().then_some(()));
+        // It is a temporary one; what cannot be removed may stay.
+        let _ = std::fs::remove_dir_all(folder);
+        // As a shell would say it.
+        std::process::exit(128 + number);
+    });
 }
 
 /// What a step came to.
