@@ -73,6 +73,29 @@ fn p2_an_upgraded_connection_is_in_flight_until_it_is_closed(build: &Build) {
     assert_eq!(state.release("a").unwrap().in_flight.total(), 0);
 }
 
+fn p2_a_download_is_in_flight_until_its_last_byte(build: &Build) {
+    for buffering in ["on", "off"] {
+        let (a, b) = (Backend::start("a", 1), Backend::start("b", 1));
+        let upstream = format!(
+            "proxy_buffering {buffering};\nupstream web {{ shunt;\n{}{} }}",
+            a.lines(),
+            b.lines()
+        );
+        let nginx = Nginx::start(build, Setup::standard(&upstream));
+        let admin = nginx.admin();
+        let mut download = nginx.connect();
+        download.send("GET", "/big", &[], b"").unwrap();
+        assert_eq!(download.read(12).unwrap(), b"HTTP/1.1 200");
+        admin.switch("web", "b", None).unwrap();
+        assert_eq!(admin.in_flight("web", "a"), InFlight { requests: 1, upgraded: 0 });
+        let drained = wait_for_drain(&nginx, "30s");
+        assert!(drained.recv_timeout(Duration::from_millis(200)).is_err(), "drained too early");
+        download.read(Backend::BIG).unwrap();
+        let (state, _) = drained.recv_timeout(Duration::from_secs(10)).expect("an answer");
+        assert_eq!(state.release("a").unwrap().in_flight.total(), 0, "proxy_buffering {buffering}");
+    }
+}
+
 fn at_its_timeout_a_wait_answers_with_what_is(build: &Build) {
     let (nginx, a, _b) = start(build);
     a.hold();
@@ -145,6 +168,7 @@ fn p2_a_wait_outlives_a_reload(build: &Build) {
 each_nginx!(
     p2_a_release_is_drained_when_its_last_request_has_ended,
     p2_an_upgraded_connection_is_in_flight_until_it_is_closed,
+    p2_a_download_is_in_flight_until_its_last_byte,
     at_its_timeout_a_wait_answers_with_what_is,
     a_wait_for_a_change_answers_when_there_is_one,
     a_client_that_leaves_while_it_waits_is_forgotten,

@@ -22,5 +22,6 @@ mod drain;
 mod kill;
 mod lifecycle;
 mod refusal;
+mod releases;
 mod switch;
 mod variables;

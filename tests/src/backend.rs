@@ -79,6 +79,9 @@ impl Backend {
         self.addresses.iter().map(line).collect()
     }
 
+    /// So many bytes are sent for `/big`, more than the sockets on the way can hold.
+    pub const BIG: usize = 32 << 20;
+
     /// From now on requests to `/held` wait.
     ///
     /// # Panics
@@ -153,6 +156,9 @@ impl Backend {
             state.1 -= 1;
         }
         let status = if path.starts_with("/missing") { "404 Not Found" } else { "200 OK" };
+        if path.starts_with("/big") {
+            body = vec![b'.'; Self::BIG];
+        }
         let body = if body.is_empty() { self.release.as_bytes() } else { &body };
         let mut answer = format!(
             "HTTP/1.1 {status}\r\nX-Release: {}\r\nContent-Length: {}\r\n\r\n",

@@ -14,6 +14,8 @@ pub struct Sample {
     pub start: Instant,
     /// When the answer was there.
     pub end: Instant,
+    /// Whether it went over a connection that was there before.
+    pub kept: bool,
     /// The release, or what went wrong.
     pub result: Result<String, String>,
 }
@@ -56,8 +58,9 @@ impl Load {
                 while !stop.load(Ordering::Relaxed) {
                     i += 1;
                     let start = Instant::now();
+                    let was_kept = kept.is_some();
                     let result = ask(port, n, i, &mut kept);
-                    samples.push(Sample { start, end: Instant::now(), result });
+                    samples.push(Sample { start, end: Instant::now(), kept: was_kept, result });
                     if samples.last().is_some_and(|s| s.result.is_err()) || n % 2 == 1 {
                         kept = None;
                         std::thread::sleep(PAUSE);
@@ -134,6 +137,7 @@ mod tests {
         let sample = |start, end, release: &str| Sample {
             start: at(start),
             end: at(end),
+            kept: true,
             result: Ok(release.to_owned()),
         };
         let cases = [
