@@ -85,6 +85,9 @@ pub enum SpecError {
         /// What was asked for.
         weight: u32,
     },
+    /// Together more than the limit.
+    #[error("the weights add up to {0}, at most {max} are allowed", max = ServerSpec::MAX_WEIGHT)]
+    TotalWeight(u64),
     /// The same address twice.
     #[error("server {0} is there twice, give it a weight instead")]
     Duplicate(Address),
@@ -112,6 +115,10 @@ impl ReleaseSpec {
         if self.servers.iter().all(|s| s.backup) {
             return Err(SpecError::NoServer);
         }
+        let total = self.servers.iter().map(|s| u64::from(s.weight)).sum();
+        if total > u64::from(ServerSpec::MAX_WEIGHT) && self.servers.len() > 1 {
+            return Err(SpecError::TotalWeight(total));
+        }
         let mut seen = std::collections::BTreeSet::new();
         for server in &self.servers {
             if server.weight == 0 || server.weight > ServerSpec::MAX_WEIGHT {
@@ -129,7 +136,8 @@ impl ReleaseSpec {
 }
 
 impl ServerSpec {
-    /// The largest weight: `hash … consistent` makes 160 points for each unit of it.
+    /// The largest weight, also of all servers together: `hash … consistent` makes 160 points for each
+    /// unit of it, when the first request needs them.
     pub const MAX_WEIGHT: u32 = 10_000;
 
     /// A server with NGINX's default parameters.
@@ -188,6 +196,10 @@ mod tests {
             (r#"{"servers":[{"address":"127.0.0.1:1","backup":true}]}"#, "not a backup"),
             (r#"{"servers":[{"address":"127.0.0.1:1","weight":0}]}"#, "weight is 0"),
             (r#"{"servers":[{"address":"127.0.0.1:1","weight":10001}]}"#, "weight is 10001"),
+            (
+                r#"{"servers":[{"address":"127.0.0.1:1","weight":9000},{"address":"127.0.0.1:2","weight":1001}]}"#,
+                "add up to 10001",
+            ),
             (r#"{"servers":[{"address":"127.0.0.1:1","wieght":1}]}"#, "unknown field `wieght`"),
             (r#"{"servers":[{"address":"app:1"}]}"#, "resolve it first"),
             (r#"{"servers":[{"address":"127.0.0.1:1"},{"address":"127.0.0.1:1"}]}"#, "twice"),

@@ -17,6 +17,7 @@ use shunt_switch::service::{Reply, Served, ServedZone, Service};
 use crate::HttpShuntModule;
 use crate::access::{self, Access};
 use crate::conf::{LocConf, MainConf};
+use crate::lock::Lock;
 use crate::wait;
 use crate::wrap::{DONE, ERROR, OK, bytes, copy_to_pool, text};
 
@@ -129,7 +130,6 @@ pub unsafe extern "C" fn handler(r: *mut ngx_http_request_t) -> ngx_int_t {
             Answer::problem(411, "send the body's length in \"Content-Length\""),
         );
     }
-    request.set_request_body_in_single_buf(1);
     // SAFETY: the handler is called once, now or when the body is there.
     let rc = unsafe { ngx_http_read_client_request_body(request, Some(change)) };
     if rc >= SPECIAL_RESPONSE { rc } else { DONE }
@@ -149,13 +149,16 @@ unsafe extern "C" fn change(r: *mut ngx_http_request_t) {
     let answer = match call(request) {
         Err(answer) => answer,
         Ok(call) => with_service(request, |service, main| {
-            let (if_match, body) = (if_match(request), body(request));
+            let (if_match, body) = (if_match(request), body(request)?);
             // Without such an upstream nothing is changed, and no lock is needed to say so.
-            let _lock = upstream_of(&call)
-                .and_then(|upstream| service.zone_of(upstream))
-                .and_then(|zone| main.zones.get(zone))
-                .and_then(|zone| crate::zone::lock(zone.shm_zone));
-            service.change(&call, if_match.as_deref(), body)
+            let zone = upstream_of(&call).and_then(|upstream| service.zone_of(upstream));
+            let _lock = match zone.and_then(|zone| main.zones.get(zone)) {
+                Some(zone) => {
+                    Some(Lock::take(zone.shm_zone).map_err(|e| Problem::new(503, e.to_string()))?)
+                }
+                None => None,
+            };
+            service.change(&call, if_match.as_deref(), &body)
         })
         .into(),
     };
@@ -218,17 +221,31 @@ fn if_match(r: &ngx_http_request_t) -> Option<String> {
     found
 }
 
-/// The body, which `client_body_buffer_size` keeps in memory (see `LocConf::merge`), in one piece.
-fn body(r: &ngx_http_request_t) -> &[u8] {
+/// The body, which `merge_loc_conf` keeps in memory; what came with the head and what came later are
+/// two pieces.
+fn body(r: &ngx_http_request_t) -> Result<Vec<u8>, Problem> {
+    let mut body = Vec::new();
     // SAFETY: the body has been read; its buffers live as long as the request, and `pos..last` of a
     // buffer in memory is initialised.
     unsafe {
-        let chain = r.request_body.as_ref().and_then(|b| b.bufs.as_ref());
-        let Some(buf) = chain.and_then(|c| c.buf.as_ref()) else { return &[] };
-        if buf.pos.is_null() || buf.last <= buf.pos {
-            return &[];
+        let mut chain = r.request_body.as_ref().map_or(std::ptr::null_mut(), |b| b.bufs);
+        while let Some(link) = chain.as_ref() {
+            if let Some(buf) = link.buf.as_ref() {
+                if buf.in_file() != 0 {
+                    return Err(Problem::new(500, "NGINX has put the request body into a file"));
+                }
+                if !buf.pos.is_null() && buf.last > buf.pos {
+                    let len = buf.last.offset_from(buf.pos) as usize;
+                    body.extend_from_slice(std::slice::from_raw_parts(buf.pos, len));
+                }
+            }
+            chain = link.next;
         }
-        std::slice::from_raw_parts(buf.pos, buf.last.offset_from(buf.pos) as usize)
+    }
+    if i64::try_from(body.len()).is_ok_and(|len| len == r.headers_in.content_length_n.max(0)) {
+        Ok(body)
+    } else {
+        Err(Problem::new(400, "the request body is not as long as \"Content-Length\" says"))
     }
 }
 

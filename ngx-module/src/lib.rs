@@ -22,6 +22,7 @@ mod access;
 mod admin;
 mod balance;
 mod conf;
+mod lock;
 mod variables;
 mod version;
 mod view;
@@ -117,14 +118,25 @@ impl HttpModule for HttpShuntModule {
 
 unsafe extern "C" fn merge_loc_conf(
     cf: *mut ngx_conf_t,
-    _parent: *mut c_void,
+    parent: *mut c_void,
     conf: *mut c_void,
 ) -> *mut c_char {
-    // SAFETY: NGINX calls this with its configuration and a location's of ours.
-    let (cf, conf) = unsafe { (&*cf, &*conf.cast::<LocConf>()) };
-    if conf.api.is_some()
-        && let Some(location) = NgxHttpCoreModule::location_conf_mut(cf)
+    // SAFETY: NGINX calls this with its configuration and two locations' of ours.
+    let (cf, parent, conf) =
+        unsafe { (&*cf, &*parent.cast::<LocConf>(), &mut *conf.cast::<LocConf>()) };
+    let Some(location) = NgxHttpCoreModule::location_conf_mut(cf) else {
+        return ptr::null_mut();
+    };
+    // `if` and `limit_except` are locations of their own, which stand for the one around them.
+    if conf.api.is_none()
+        && parent.api.is_some()
+        && (location.noname() != 0 || location.lmt_excpt() != 0)
+        && location.handler.is_none()
     {
+        conf.api.clone_from(&parent.api);
+        location.handler = Some(admin::handler);
+    }
+    if conf.api.is_some() {
         // The API limits bodies itself, with an answer in its own format, and reads them in memory.
         location.client_max_body_size = 0;
         location.client_body_buffer_size = shunt_api::MAX_BODY;
@@ -166,7 +178,7 @@ unsafe extern "C" fn init_process(cycle: *mut ngx_cycle_t) -> ngx_int_t {
     if process != NGX_PROCESS_HELPER as ngx_uint_t
         && let Some(main) = HttpShuntModule::main_conf(cycle)
     {
-        main.worker.replace(Some(Worker::new(main)));
+        main.worker.replace(Some(Worker::new(main, cycle.log)));
         if number == 0 {
             for path in main.zones.iter().filter_map(|z| z.state.as_deref()) {
                 zone::check_writable(cycle.log, path);

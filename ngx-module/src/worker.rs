@@ -10,6 +10,7 @@ use shunt_switch::zone::Row;
 use shunt_switch::{Zone, ZoneError};
 
 use crate::conf::{MainConf, UpstreamConf};
+use crate::lock::Lock;
 use crate::view::{View, ViewError};
 use crate::zone;
 
@@ -51,11 +52,23 @@ pub enum AdmitError {
 
 impl Worker {
     /// Starts a worker.
-    pub fn new(main: &MainConf) -> Self {
+    pub fn new(main: &MainConf, log: *mut ngx_log_t) -> Self {
         let me = Identity::me();
         let zones = main.zones.iter().map(|conf| {
             let zone = zone::attach(conf.shm_zone).ok()?;
-            Some((zone, zone.claim_row(me)))
+            // A worker that cannot have the lock starts all the same.
+            let _lock = Lock::take_patiently(conf.shm_zone);
+            let row = zone.claim_row(me);
+            if zone.is_shared_row(row) {
+                warn!(
+                    log,
+                    "zone \"{}\" counts for {} workers, and all of them run, those of older \
+                     configurations included: this one shares a counter",
+                    conf.name,
+                    zone.layout().workers
+                );
+            }
+            Some((zone, row))
         });
         let follow = |u: &UpstreamConf| {
             let follower = Follower::new(u.record?, &u.name);

@@ -11,13 +11,15 @@ use std::slice;
 use nginx_sys::{
     ngx_core_conf_t, ngx_cycle_t, ngx_int_t, ngx_log_t, ngx_shm_zone_t, ngx_slab_pool_t,
 };
-use ngx::core::SlabPool;
+use ngx::http::HttpModuleMainConf;
 use shunt_switch::reconcile::{Configured, fits, reconcile};
 use shunt_switch::service::ServedZone;
-use shunt_switch::snapshot::{self, Snapshot, SnapshotError};
+use shunt_switch::snapshot::{self, Saved, Snapshot, SnapshotError};
 use shunt_switch::{AtomicU64, Zone, ZoneError};
 
+use crate::HttpShuntModule;
 use crate::conf::{MainConf, ZoneConf};
+use crate::lock::Lock;
 use crate::wrap::{ERROR, OK};
 
 /// Rows for workers in a zone: for each worker process one, and three more for the old ones that
@@ -32,7 +34,7 @@ pub fn attach(shm_zone: *const ngx_shm_zone_t) -> Result<Zone<'static>, ZoneErro
 }
 
 /// The slab pool at the start of the shared memory.
-fn slab_pool(shm_zone: *const ngx_shm_zone_t) -> Option<*mut ngx_slab_pool_t> {
+pub fn slab_pool(shm_zone: *const ngx_shm_zone_t) -> Option<*mut ngx_slab_pool_t> {
     // SAFETY: a zone of this configuration lives as long as the configuration; its memory is mapped
     // when `addr` is set, and starts with the slab pool that NGINX has put there.
     let addr = unsafe { shm_zone.as_ref()?.shm.addr };
@@ -56,13 +58,6 @@ fn words(shm_zone: *const ngx_shm_zone_t) -> Option<&'static [AtomicU64]> {
         let len = Zone::announced_len(slice::from_raw_parts(start, room.min(16)))?;
         (len <= room).then(|| slice::from_raw_parts(start, len))
     }
-}
-
-/// The lock of a zone, which the NGINX master takes back from a worker that dies with it.
-pub fn lock(shm_zone: *const ngx_shm_zone_t) -> Option<impl Drop> {
-    // SAFETY: the zone is one of this configuration, and its memory is mapped.
-    let pool = unsafe { SlabPool::from_shm_zone(shm_zone.as_ref()?) }?;
-    Some(pool.lock())
 }
 
 /// NGINX's callback for a zone: `data` is the old configuration's when the memory is in use already.
@@ -98,7 +93,7 @@ fn prepare(conf: &ZoneConf, main: &MainConf, index: usize, in_use: bool) -> Resu
         conf.state.as_deref().and_then(|p| Snapshot::read(p).ok().flatten())
     };
     // The trial copies the words, which must not change meanwhile.
-    let _lock = lock(conf.shm_zone);
+    let _lock = Lock::take_patiently(conf.shm_zone).map_err(|e| format!("zone \"{name}\": {e}"))?;
     fits(words, &configured(main, index), saved.as_ref()).map_err(|(error, size)| {
         let advice = size.map_or(String::new(), |size| {
             // The slab pool's own book-keeping is under 2 % of a zone.
@@ -143,15 +138,43 @@ pub fn rows(core: &ngx_core_conf_t) -> usize {
 
 /// Brings every zone in line with the configuration that is in force from now on.
 pub fn bring_up(cycle: &ngx_cycle_t, core: &ngx_core_conf_t, main: &mut MainConf) {
+    let replaced = replaced(cycle, main);
     for index in 0..main.zones.len() {
         let configured = configured(main, index);
         let conf = &main.zones[index];
-        let records = bring_up_zone(cycle.log, core, conf, &configured);
+        let old = replaced.iter().find(|(name, _)| *name == conf.name).map(|(_, saved)| saved);
+        let records = bring_up_zone(cycle.log, core, conf, &configured, old);
         let ours = main.upstreams.iter_mut().filter(|u| u.zone == index);
         for (upstream, record) in ours.zip(records) {
-            upstream.record = Some(record);
+            upstream.record = record;
         }
     }
+}
+
+/// The zones of the old configuration that the new one has other memory for, or none: their workers
+/// may change nothing any more. What they hold goes to the zone of the same name.
+fn replaced(cycle: &ngx_cycle_t, main: &MainConf) -> Vec<(String, Snapshot)> {
+    // SAFETY: while the new configuration comes into force, the old one and its memory are still
+    // there. The first cycle's has no configuration.
+    let old = unsafe { cycle.old_cycle.as_ref() }.filter(|old| !old.conf_ctx.is_null());
+    let Some(old) = old.and_then(|old| HttpShuntModule::main_conf(old)) else { return Vec::new() };
+    let mut replaced = Vec::new();
+    for conf in &old.zones {
+        let pool = slab_pool(conf.shm_zone);
+        if pool.is_none() || main.zones.iter().any(|new| slab_pool(new.shm_zone) == pool) {
+            continue;
+        }
+        let Ok(zone) = attach(conf.shm_zone) else { continue };
+        // Without the lock a change that is being written may be lost, but none after it.
+        let _lock = Lock::take_patiently(conf.shm_zone);
+        zone.retire();
+        let saved: Result<Vec<_>, _> =
+            zone.states().map(|state| state.map(|(_, state)| Saved::of(&state))).collect();
+        if let Ok(saved) = saved {
+            replaced.push((conf.name.clone(), Snapshot::new(saved)));
+        }
+    }
+    replaced
 }
 
 fn bring_up_zone(
@@ -159,7 +182,8 @@ fn bring_up_zone(
     core: &ngx_core_conf_t,
     conf: &ZoneConf,
     configured: &[Configured],
-) -> Vec<usize> {
+    old: Option<&Snapshot>,
+) -> Vec<Option<usize>> {
     let name = &conf.name;
     let zone = match attach(conf.shm_zone) {
         Ok(zone) => zone,
@@ -168,15 +192,25 @@ fn bring_up_zone(
             return Vec::new();
         }
     };
-    let _lock = lock(conf.shm_zone);
+    let _lock = match Lock::take_patiently(conf.shm_zone) {
+        Ok(lock) => lock,
+        Err(error) => {
+            emerg!(log, "zone \"{name}\": {error} with a reload; until then it stays as it was");
+            return as_it_is(&zone, configured);
+        }
+    };
     let state = conf.state.as_deref();
     let fresh = zone.upstreams_use().used == 0;
-    let saved = state.filter(|_| fresh).and_then(|path| read(log, path));
+    // What the old zone held is newer than its file, or the only thing there is.
+    let saved = match old {
+        Some(old) => Some(old.clone()),
+        None => state.filter(|_| fresh).and_then(|path| read(log, path)),
+    };
     let outcome = match reconcile(&zone, configured, saved.as_ref()) {
         Ok(outcome) => outcome,
         Err(error) => {
-            emerg!(log, "zone \"{name}\": {error}; its upstreams do not work");
-            return Vec::new();
+            emerg!(log, "zone \"{name}\": {error}; new upstreams in it do not work");
+            return as_it_is(&zone, configured);
         }
     };
     for notice in &outcome.notices {
@@ -191,7 +225,14 @@ fn bring_up_zone(
             }
         }
     }
-    outcome.records
+    outcome.records.into_iter().map(Some).collect()
+}
+
+/// The records that the upstreams have already.
+fn as_it_is(zone: &Zone<'_>, configured: &[Configured]) -> Vec<Option<usize>> {
+    let known: Vec<_> = zone.states().flatten().collect();
+    let find = |c: &Configured| known.iter().find(|(_, s)| s.table.upstream == c.name).map(|k| k.0);
+    configured.iter().map(find).collect()
 }
 
 /// Reads the state file. One that is damaged is kept under another name: it never stops NGINX.

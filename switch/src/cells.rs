@@ -90,10 +90,12 @@ impl<'z> Cell<'z> {
 /// Reads what is in flight, for all rows, as of a moment after `word` was loaded.
 ///
 /// `rows` gives for each row who counts in it (`None` for the shared row) and its count. A row whose
-/// worker is dead counts for nothing; `alive` is only asked about rows that have a count.
+/// worker is dead counts for nothing, nor does the shared row when `shared` says that nobody is left
+/// who counted there; both are only asked about rows that have a count.
 pub fn in_flight<'z>(
     rows: impl Iterator<Item = (Option<&'z AtomicU64>, &'z AtomicU64)>,
     alive: impl Fn(Identity) -> bool,
+    shared: impl Fn() -> bool,
 ) -> InFlight {
     fence(Ordering::SeqCst);
     let mut sum = InFlight::default();
@@ -102,11 +104,12 @@ pub fn in_flight<'z>(
         if count == 0 {
             continue;
         }
-        if let Some(worker) = worker {
-            match Identity::from_word(worker.load(Ordering::Acquire)) {
-                Some(identity) if alive(identity) => {}
-                _ => continue,
-            }
+        let counts = match worker {
+            Some(worker) => Identity::from_word(worker.load(Ordering::Acquire)).is_some_and(&alive),
+            None => shared(),
+        };
+        if !counts {
+            continue;
         }
         sum.requests += count & 0xffff_ffff;
         sum.upgraded += count >> 32;
@@ -174,7 +177,7 @@ mod models {
 
     fn old_in_flight(s: &Shared) -> u64 {
         let rows = std::iter::once((Some(&s.worker), &s.old[0]));
-        in_flight(rows, |_| true).total()
+        in_flight(rows, |_| true, || true).total()
     }
 
     #[test]
@@ -284,7 +287,7 @@ mod tests {
         let counts = [5, 7 | 3 << 32, 1].map(AtomicU64::new);
         let rows =
             [(Some(&workers[0]), &counts[0]), (Some(&workers[1]), &counts[1]), (None, &counts[2])];
-        let sum = in_flight(rows.into_iter(), |i| i == living);
+        let sum = in_flight(rows.into_iter(), |i| i == living, || true);
         assert_eq!(sum, InFlight { requests: 8, upgraded: 3 });
     }
 
@@ -295,7 +298,7 @@ mod tests {
             let route = AtomicU64::new(0);
             Route::new(1, Some(0)).publish(&route);
             let cell = Cell::new(&words[0], &words[1], shared);
-            let read = || in_flight(std::iter::once((None, &words[0])), |_| true);
+            let read = || in_flight(std::iter::once((None, &words[0])), |_| true, || true);
             assert!(cell.enter(&route, Route::new(1, Some(0))));
             assert_eq!(read(), InFlight { requests: 1, upgraded: 0 });
             cell.upgrade();

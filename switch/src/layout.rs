@@ -4,6 +4,7 @@
 //! | --- | --- | --- |
 //! | header | 16 | what follows, so that any process can find its way |
 //! | workers | one per row | who counts in this row |
+//! | sharers | 32 | who counts in the shared row |
 //! | records | 8 per upstream | route word, where its table is |
 //! | owners | one per column | which upstream counts in this column |
 //! | cells | rows × columns × 2 | in flight, requests |
@@ -16,6 +17,8 @@ use std::ops::Range;
 
 /// Words of the header.
 pub const HEADER: usize = 16;
+/// Workers that the shared row knows by name.
+pub const SHARERS: usize = 32;
 /// Words of an upstream's record.
 pub const RECORD: usize = 8;
 /// Words of a cell.
@@ -50,7 +53,7 @@ impl Layout {
         let cells = CELL * (workers + 1);
         let each = RECORD + COLUMNS_PER_UPSTREAM * (cells + 1) + BLOCKS_PER_UPSTREAM * BLOCK;
         // Every part may lose up to a line to its alignment, and so may each row.
-        let fixed = HEADER + round(workers) + LINE * (workers + 5);
+        let fixed = HEADER + round(workers + SHARERS) + LINE * (workers + 5);
         let upstreams = words.checked_sub(fixed)? / each;
         let layout = Self {
             workers,
@@ -67,10 +70,16 @@ impl Layout {
         HEADER + row
     }
 
+    /// A word that tells who counts in the shared row.
+    #[must_use]
+    pub fn sharer(&self, n: usize) -> usize {
+        HEADER + self.workers + n
+    }
+
     /// The words of an upstream's record.
     #[must_use]
     pub fn record(&self, upstream: usize) -> Range<usize> {
-        let at = HEADER + round(self.workers) + upstream * RECORD;
+        let at = HEADER + round(self.workers + SHARERS) + upstream * RECORD;
         at..at + RECORD
     }
 
@@ -126,7 +135,8 @@ mod tests {
                 return Ok(());
             };
             prop_assert!(layout.words() <= words);
-            prop_assert!(layout.worker(workers - 1) < layout.record(0).start);
+            prop_assert!(layout.worker(workers - 1) < layout.sharer(0));
+            prop_assert!(layout.sharer(SHARERS - 1) < layout.record(0).start);
             prop_assert!(layout.record(layout.upstreams - 1).end <= layout.owner(0));
             prop_assert!(layout.owner(layout.columns - 1) < layout.cell(0, 0).start);
             for row in 0..workers {

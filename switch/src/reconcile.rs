@@ -14,7 +14,7 @@ use crate::record::State;
 use crate::route::Route;
 use crate::snapshot::{Saved, Snapshot};
 use crate::sync::{AtomicU64, Ordering};
-use crate::table::{Entry, Member, Origin, Table};
+use crate::table::{Entry, MAX_RELEASES, Member, Origin, Table};
 use crate::zone::{Zone, ZoneError};
 
 /// An upstream of the configuration.
@@ -192,13 +192,13 @@ fn merge(base: &mut Base, configured: &Configured, notices: &mut Vec<String>) {
 fn place(zone: &Zone<'_>, upstream: usize, name: &str, base: Base) -> Result<State, ZoneError> {
     let mut table = Table { upstream: name.to_owned(), releases: Vec::new() };
     let taken: Vec<u8> = base.releases.iter().filter_map(|d| d.placed.map(|p| p.0)).collect();
-    let mut free = (0..u8::MAX).filter(|index| !taken.contains(index));
+    let mut free = (0..MAX_RELEASES as u8).filter(|index| !taken.contains(index));
     for draft in base.releases {
         let (index, column, serial) = match draft.placed {
             Some((index, column, 0)) => (index, column, zone.serial()),
             Some(placed) => placed,
             None => {
-                let index = free.next().ok_or(ZoneError::NoColumn(zone.layout().columns))?;
+                let index = free.next().ok_or_else(|| ZoneError::NoIndex(name.to_owned()))?;
                 (index, zone.take_column(upstream)?, zone.serial())
             }
         };
@@ -279,7 +279,8 @@ pub fn reconcile(
             let unchanged = known.is_some_and(|k| k.active == active && k.previous == previous);
             // The record may have been another upstream's, whose readers must see a new route.
             let old = Route::load(zone.route_word(at));
-            let generation = next.route.generation() + u32::from(known.is_some() && !unchanged);
+            let changed = known.is_some() && !unchanged;
+            let generation = next.route.generation().wrapping_add(u32::from(changed));
             let generation = generation.max(old.generation().wrapping_add(1)).max(1);
             next.route = Route::new(generation, next.route.active());
             zone.prepare(at, &next)?.publish();
@@ -317,6 +318,9 @@ fn take_retired(zone: &Zone<'_>, retired: &mut Vec<&(usize, State)>) -> Option<u
     Some(*record)
 }
 
+/// No configuration needs a larger zone, in bytes.
+const MAX_SIZE: usize = 256 << 20;
+
 /// Whether the configuration has room in the zone, tried on a copy of its words.
 ///
 /// # Errors
@@ -332,6 +336,12 @@ pub fn fits(
     let trial = |zone: &Zone<'_>, saved: Option<&Snapshot>| reconcile(zone, configured, saved);
     let zone = Zone::attach(&copy).map_err(|e| (e, None))?;
     let Err(error) = trial(&zone, saved) else { return Ok(()) };
+    if !matches!(
+        error,
+        ZoneError::NoRecord(_) | ZoneError::NoColumn(_) | ZoneError::NoBlocks { .. }
+    ) {
+        return Err((error, None));
+    }
     let current: Option<Vec<Saved>> = zone
         .states()
         .map(|state| state.map(|(_, state)| Saved::of(&state)))
@@ -340,7 +350,7 @@ pub fn fits(
     let current = current.filter(|c| !c.is_empty()).map(Snapshot::new);
     let Layout { workers, .. } = zone.layout();
     let mut size = copy.len() * 8;
-    while size < 1 << 32 {
+    while size < MAX_SIZE {
         size *= 2;
         let bigger: Vec<AtomicU64> = (0..size / 8).map(|_| AtomicU64::new(0)).collect();
         if let Ok(zone) = Zone::create(&bigger, workers)

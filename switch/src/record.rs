@@ -145,8 +145,12 @@ impl<'z> Zone<'z> {
     ///
     /// # Errors
     ///
-    /// [`ZoneError::NoBlocks`].
+    /// [`ZoneError::NoBlocks`], and [`ZoneError::Retired`] when a later configuration has another
+    /// zone.
     pub fn prepare(&self, upstream: usize, next: &State) -> Result<Prepared<'z>, ZoneError> {
+        if self.is_retired() {
+            return Err(ZoneError::Retired);
+        }
         // What was published last must be there before the side of the one before is overwritten.
         fence(Ordering::SeqCst);
         let current = Route::load(self.route_word(upstream));

@@ -100,6 +100,7 @@ fn of_change(error: &ChangeError) -> Problem {
 fn of_zone(error: &ZoneError) -> Problem {
     let status = match error {
         ZoneError::NoRecord(_) | ZoneError::NoColumn(_) | ZoneError::NoBlocks { .. } => 507,
+        ZoneError::NoIndex(_) | ZoneError::Retired => 409,
         ZoneError::TooSmall | ZoneError::Foreign | ZoneError::Damaged(_) => 500,
     };
     let advice =

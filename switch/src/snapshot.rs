@@ -4,16 +4,17 @@
 //! at any instant there is the old file or the new one. It names releases, not indexes, columns or
 //! counts, and has the servers only of what the API made: for the rest the configuration is right.
 
+use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use shunt_api::{ReleaseName, Server};
+use shunt_api::{AddressError, ReleaseName, ReleaseSpec, Server, ServerSpec};
 
 use crate::record::State;
-use crate::table::{Member, Origin};
+use crate::table::{MAX_RELEASES, Member, Origin};
 
 /// The version of the format.
 const VERSION: u32 = 1;
@@ -103,11 +104,16 @@ impl Snapshot {
     /// [`SnapshotError::Read`] and [`SnapshotError::Damaged`].
     pub fn read(path: &Path) -> Result<Option<Self>, SnapshotError> {
         let failed = |error| SnapshotError::Read { path: path.to_owned(), error };
-        let file = match File::open(path) {
+        // A file that is none (a pipe, a device) must not hold NGINX up.
+        let nonblock = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap_or(0);
+        let file = match fs::OpenOptions::new().read(true).custom_flags(nonblock).open(path) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(failed(error)),
         };
+        if !file.metadata().map_err(failed)?.is_file() {
+            return Err(failed(io::Error::new(io::ErrorKind::InvalidInput, "it is not a file")));
+        }
         let mut text = Vec::new();
         file.take(MAX_BYTES).read_to_end(&mut text).map_err(failed)?;
         match Self::parse(&text) {
@@ -126,19 +132,13 @@ impl Snapshot {
         if snapshot.version != VERSION {
             return Err(format!("it has version {}, this is version {VERSION}", snapshot.version));
         }
+        let mut names = HashSet::new();
         for upstream in &snapshot.upstreams {
-            for release in &upstream.releases {
-                for server in release.servers.iter().chain(release.configured.iter().flatten()) {
-                    if server.weight == 0 {
-                        return Err(format!("upstream {:?} has a weight of 0", upstream.name));
-                    }
-                }
-                let literal = |s: &Server| s.address.parse::<shunt_api::Address>().is_ok();
-                if !release.servers.iter().all(literal) || release.servers.is_empty() {
-                    let (upstream, release) = (&upstream.name, &release.name);
-                    return Err(format!("servers of {upstream:?}, release \"{release}\""));
-                }
+            let name = &upstream.name;
+            if !names.insert(name.as_str()) {
+                return Err(format!("upstream {name:?} is there twice"));
             }
+            upstream.check().map_err(|why| format!("upstream {name:?}: {why}"))?;
         }
         Ok(snapshot)
     }
@@ -198,6 +198,33 @@ fn sibling(path: &Path, suffix: &str) -> PathBuf {
 }
 
 impl Saved {
+    /// A file may hold only what the API would have let in.
+    fn check(&self) -> Result<(), String> {
+        if self.releases.len() > MAX_RELEASES {
+            return Err(format!("more than {MAX_RELEASES} releases"));
+        }
+        let mut names = HashSet::new();
+        for SavedRelease { name, servers, configured } in &self.releases {
+            if !names.insert(name) {
+                return Err(format!("release \"{name}\" is there twice"));
+            }
+            let spec = |server: &Server| {
+                let address = server.address.parse().map_err(|e: AddressError| e.to_string())?;
+                Ok::<_, String>(ServerSpec {
+                    weight: server.weight,
+                    backup: server.backup,
+                    ..ServerSpec::new(address)
+                })
+            };
+            let servers = servers.iter().map(spec).collect::<Result<_, _>>()?;
+            ReleaseSpec { servers }.check().map_err(|e| format!("release \"{name}\": {e}"))?;
+            if configured.iter().flatten().any(|server| server.weight == 0) {
+                return Err(format!("release \"{name}\" has a weight of 0"));
+            }
+        }
+        Ok(())
+    }
+
     /// What to save of an upstream.
     #[must_use]
     pub fn of(state: &State) -> Self {
@@ -276,8 +303,9 @@ mod tests {
         let text = String::from_utf8(serde_json::to_vec(&sample()).unwrap()).unwrap();
         for (from, to, said) in [
             ("\"version\":1", "\"version\":2", "version 2"),
-            ("\"weight\":1", "\"weight\":0", "weight of 0"),
-            ("127.0.0.1:3002", "app:3002", "servers of"),
+            ("\"weight\":1", "\"weight\":0", "weight is 0"),
+            ("\"backup\":false", "\"backup\":true", "not a backup"),
+            ("127.0.0.1:3002", "app:3002", "resolve it first"),
             ("\"active\"", "\"acctive\"", "acctive"),
         ] {
             let error = Snapshot::parse(text.replace(from, to).as_bytes()).unwrap_err();

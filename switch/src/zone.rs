@@ -4,12 +4,12 @@ use shunt_api::InFlight;
 use shunt_api::state::Share;
 
 use crate::cells::{self, Cell};
-use crate::layout::Layout;
+use crate::layout::{Layout, SHARERS};
 use crate::sync::{AtomicU64, Ordering};
 use crate::worker::Identity;
 
 /// "shunt", and the version of the layout.
-const MAGIC: u64 = u64::from_be_bytes(*b"shunt\0\0\x01");
+const MAGIC: u64 = u64::from_be_bytes(*b"shunt\0\0\x02");
 
 /// The words of the header.
 mod header {
@@ -20,6 +20,7 @@ mod header {
     pub const COLUMNS: usize = 4;
     pub const BLOCKS: usize = 5;
     pub const SERIAL: usize = 6;
+    pub const RETIRED: usize = 7;
 }
 
 /// Why the zone cannot be used, or cannot take more.
@@ -45,6 +46,12 @@ pub enum ZoneError {
         /// How long the table is.
         bytes: usize,
     },
+    /// An upstream has no index left for one more release.
+    #[error("upstream {0:?} has too many releases")]
+    NoIndex(String),
+    /// A later configuration has another zone in place of this one.
+    #[error("NGINX was reloaded with another zone, and this is a worker that ends; connect again")]
+    Retired,
     /// Something in shared memory is not what this code writes.
     #[error("the zone is damaged at upstream record {0}")]
     Damaged(usize),
@@ -136,17 +143,54 @@ impl<'z> Zone<'z> {
         self.word(header::SERIAL).fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    /// Takes a row for a worker; the shared one when no other is free.
+    /// Says that a later configuration has another zone in place of this one: nothing is changed
+    /// here any more. Under the lock.
+    pub fn retire(&self) {
+        self.word(header::RETIRED).store(1, Ordering::Release);
+    }
+
+    pub(crate) fn is_retired(&self) -> bool {
+        self.word(header::RETIRED).load(Ordering::Acquire) != 0
+    }
+
+    /// Takes a row for a worker; the shared one when no other is free. Under the lock, because the
+    /// shared row is emptied once nobody who counted in it lives.
     pub fn claim_row(&self, me: Identity) -> Row {
         let rows = (0..self.layout.workers).map(|row| self.word(self.layout.worker(row)));
-        let Some(row) = cells::claim(rows, me, Identity::is_alive) else {
-            return Row(self.layout.workers);
-        };
-        // What the dead one had in flight ended with it; what it had counted stays counted.
+        if let Some(row) = cells::claim(rows, me, Identity::is_alive) {
+            self.empty_row(row);
+            return Row(row);
+        }
+        let shared = self.layout.workers;
+        if !self.is_shared() {
+            self.empty_row(shared);
+        }
+        let sharers = (0..SHARERS).map(|n| self.word(self.layout.sharer(n)));
+        // With more sharers than there are places, the row is emptied a little early or late: the
+        // counts of those without a place go with the last of the others.
+        let _ = cells::claim(sharers, me, Identity::is_alive);
+        Row(shared)
+    }
+
+    /// What the dead had in flight ended with them; what they had counted stays counted.
+    fn empty_row(&self, row: usize) {
         for column in 0..self.layout.columns {
             self.word(self.layout.cell(row, column).start).store(0, Ordering::Release);
         }
-        Row(row)
+    }
+
+    /// Whether anybody who counts in the shared row lives.
+    fn is_shared(&self) -> bool {
+        (0..SHARERS).any(|n| {
+            let word = self.word(self.layout.sharer(n)).load(Ordering::Acquire);
+            Identity::from_word(word).is_some_and(Identity::is_alive)
+        })
+    }
+
+    /// Whether this is the row for those who found no other.
+    #[must_use]
+    pub fn is_shared_row(&self, row: Row) -> bool {
+        row.0 == self.layout.workers
     }
 
     /// Gives a row back when its worker ends in order. With something still in flight it stays the
@@ -181,7 +225,7 @@ impl<'z> Zone<'z> {
             let worker = (row < self.layout.workers).then(|| self.word(self.layout.worker(row)));
             (worker, self.word(self.layout.cell(row, column).start))
         });
-        cells::in_flight(rows, Identity::is_alive)
+        cells::in_flight(rows, Identity::is_alive, || self.is_shared())
     }
 
     /// The requests that were ever given to a column's release.
@@ -334,6 +378,12 @@ mod tests {
         let shared = zone.claim_row(Identity::me());
         assert!(zone.cell(shared, 0).unwrap().enter(&route, seen));
         assert_eq!(zone.in_flight(0).requests, 1);
+        assert!(zone.is_shared_row(shared));
+        // Of those who shared it nobody lives: what they counted is nobody's.
+        words[zone.layout().sharer(0)].store(Identity::new(1 << 22, 1).word(), Ordering::Relaxed);
+        assert_eq!(zone.in_flight(0).requests, 0);
+        zone.claim_row(Identity::me());
+        assert_eq!(zone.in_flight(0).requests, 0, "the next one starts from nothing");
         zone.leave_row(mine);
         assert_eq!(zone.workers(), 1);
     }
