@@ -80,7 +80,70 @@ fn p4_requests_of_a_killed_worker_do_not_hold_up_a_drain(build: &Build) {
     a.let_go();
 }
 
+fn p4_workers_killed_during_reloads_do_not_hang_the_master(build: &Build) {
+    let (a, b) = (Backend::start("a", 1), Backend::start("b", 1));
+    let upstream = format!("upstream web {{ shunt;\n{}{} }}", a.lines(), b.lines());
+    let nginx = Nginx::start(build, Setup::standard(&upstream));
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        // Somebody holds the lock most of the time.
+        for release in ["a", "b", "a", "b"] {
+            let (admin, stop) = (nginx.admin(), &stop);
+            let body = serde_json::json!({ "release": release }).to_string();
+            scope.spawn(move || {
+                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                    // Of a killed worker there is no answer.
+                    let _ = admin.try_ask("POST", "/v1/upstreams/web/switch", &[], body.as_bytes());
+                }
+            });
+        }
+        for _ in 0..15 {
+            let before =
+                until("all workers run", || Some(nginx.workers()).filter(|w| w.len() == 4));
+            signal(nginx.master(), Signal::HUP);
+            before.iter().for_each(|worker| signal(*worker, Signal::KILL));
+            until("new workers", || {
+                let now = nginx.workers();
+                (now.len() == 4 && now.iter().all(|w| !before.contains(w))).then_some(())
+            });
+        }
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+    nginx.admin().switch("web", "b", None).unwrap();
+    assert_eq!(nginx.connect().ask("GET", "/", b"").unwrap().release(), "b");
+}
+
+fn p4_more_workers_than_rows_leave_nothing_behind_either(build: &Build) {
+    let (a, b) = (Backend::start("a", 1), Backend::start("b", 1));
+    let upstream = format!("upstream web {{ shunt;\n{}{} }}", a.lines(), b.lines());
+    // The zone is made for one worker, and has 16 rows.
+    let mut nginx = Nginx::start(build, Setup { workers: 1, ..Setup::standard(&upstream) });
+    nginx.set_workers(20);
+    nginx.reload();
+    assert!(nginx.log().contains("this one shares a counter"), "it is logged");
+    a.hold();
+    let mut held: Vec<_> = (0..60).map(|_| nginx.connect()).collect();
+    for connection in &mut held {
+        connection.send("GET", "/held", &[], b"").unwrap();
+    }
+    until("the requests are held", || (a.held() == 60).then_some(()));
+    let admin = nginx.admin();
+    admin.switch("web", "b", None).unwrap();
+    assert_eq!(admin.in_flight("web", "a").requests, 60);
+    for worker in nginx.workers() {
+        signal(worker, Signal::KILL);
+    }
+    until("nothing is in flight", || {
+        let response = admin.try_ask("GET", "/v1/upstreams/web", &[], b"").ok()?;
+        let state: shunt_api::Upstream = serde_json::from_slice(&response.body).ok()?;
+        (state.release("a")?.in_flight.total() == 0).then_some(())
+    });
+    a.let_go();
+}
+
 each_nginx!(
+    p4_workers_killed_during_reloads_do_not_hang_the_master,
+    p4_more_workers_than_rows_leave_nothing_behind_either,
     p4_fifty_killed_workers_leave_nothing_behind,
     p4_requests_of_a_killed_worker_do_not_hold_up_a_drain,
 );

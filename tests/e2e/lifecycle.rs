@@ -144,6 +144,41 @@ fn p5_a_release_that_the_configuration_drops_gives_way(build: &Build) {
     assert!(f.nginx.log().contains("release \"b\" of upstream \"web\" was active and is gone"));
 }
 
+fn p5_a_zone_of_another_size_takes_the_state_over(build: &Build) {
+    let mut f = start(build);
+    // An old worker has the head of a change, and gets its body after the reload.
+    let mut late = shunt_tests::client::Connection::unix(&f.nginx.path("api.sock")).unwrap();
+    late.raw(b"POST /v1/upstreams/web/switch HTTP/1.1\r\nHost: x\r\nContent-Length: 15\r\n\r\n{")
+        .unwrap();
+    let _ = f.nginx.admin().state("web");
+    // Also without a state file: from the old memory.
+    let other = f.nginx.http().replace("shunt:1m state=%STATE%", "shunt:2m");
+    f.nginx.set_http(&other);
+    f.nginx.reload();
+    check(&f.nginx);
+    late.raw(b"\"release\":\"a\"}").unwrap();
+    let response = late.receive().unwrap();
+    assert_eq!(response.status, 409, "{}", response.text());
+    check(&f.nginx);
+}
+
+fn p5_an_absurd_state_file_is_damage(build: &Build) {
+    let mut f = start(build);
+    f.nginx.quit();
+    let release = |n: usize| {
+        serde_json::json!({ "name": format!("r{n}"), "servers": [
+        { "address": "127.0.0.1:1", "weight": 1, "max_fails": 1, "fail_timeout": "10s",
+          "max_conns": 0, "backup": false, "down": false } ] })
+    };
+    let releases: Vec<_> = (0..256).map(release).collect();
+    let file = serde_json::json!({ "version": 1, "upstreams": [ { "name": "web", "generation": 4,
+        "active": "r1", "previous": null, "releases": releases } ] });
+    fs::write(f.nginx.path("state/state.json"), file.to_string()).unwrap();
+    f.nginx.run();
+    assert_eq!(f.nginx.admin().state("web").releases.len(), 2);
+    assert!(f.nginx.path("state/state.json.damaged.0").exists());
+}
+
 fn p5_a_configuration_test_writes_nothing(build: &Build) {
     let upstream = "upstream web { shunt; server 127.0.0.1:1; }";
     let nginx = Nginx::prepare(build, Setup::standard(upstream));
@@ -170,6 +205,8 @@ each_nginx!(
     p5_a_reload_that_fails_changes_nothing,
     p5_a_damaged_state_file_is_kept_aside_and_nginx_starts,
     p5_a_release_that_the_configuration_drops_gives_way,
+    p5_a_zone_of_another_size_takes_the_state_over,
+    p5_an_absurd_state_file_is_damage,
     p5_a_configuration_test_writes_nothing,
     p5_without_a_place_for_the_state_a_change_is_refused,
 );

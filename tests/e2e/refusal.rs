@@ -104,6 +104,52 @@ fn p6_bad_input_changes_nothing(build: &Build) {
     assert_eq!(nginx.complaints(), [] as [String; 0]);
 }
 
+fn p6_a_body_is_read_whole_however_it_arrives(build: &Build) {
+    let (nginx, _a) = start(build);
+    let admin = nginx.admin();
+    assert_eq!(admin.put("web", "b", &["127.0.0.1:9".to_owned()]).status, 201);
+    let body = br#"{"release":"b"}"#;
+    let head = format!(
+        "POST /v1/upstreams/web/switch HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
+    for split in 0..=body.len() {
+        admin.switch("web", "a", None).unwrap();
+        let mut connection = Connection::unix(&nginx.path("api.sock")).unwrap();
+        let first = [head.as_bytes(), &body[..split]].concat();
+        connection.raw(&first).unwrap();
+        // A request in between gives NGINX the time to read the first part.
+        let _ = admin.state("web");
+        connection.raw(&body[split..]).unwrap();
+        let response = connection.receive().unwrap();
+        assert_eq!(response.status, 200, "split at {split}: {}", response.text());
+    }
+    // What follows a whole JSON text is not forgotten.
+    let mut connection = Connection::unix(&nginx.path("api.sock")).unwrap();
+    connection.raw(head.replace("15", "25").as_bytes()).unwrap();
+    connection.raw(body).unwrap();
+    connection.raw(b"   garbage").unwrap();
+    assert_eq!(connection.receive().unwrap().status, 400);
+    // Far more than fits beside the head of a request.
+    let many: Vec<String> = (1..=256).map(|port| format!("127.0.0.1:{port}")).collect();
+    assert_eq!(admin.put("web", "c", &many).status, 201);
+    assert_eq!(admin.state("web").release("c").unwrap().servers.len(), 256);
+}
+
+fn the_api_answers_inside_of_if_and_limit_except(build: &Build) {
+    let a = Backend::start("a", 1);
+    let http = format!(
+        "{STANDARD} upstream web {{ shunt;\n{} }}
+         server {{ listen unix:%FOLDER%/odd.sock;
+             location / {{ shunt_api write=on; limit_except GET {{ allow all; }} if ($host = test) {{ set $x 1; }} }} }}",
+        a.lines()
+    );
+    let nginx = Nginx::start(build, Setup { http, workers: 1 });
+    let odd = shunt_tests::admin::Admin::new(&nginx.path("odd.sock"));
+    assert_eq!(odd.switch("web", "a", None).unwrap().generation, 1);
+    assert_eq!(odd.index().workers, 1);
+}
+
 fn a_host_name_is_refused_with_advice(build: &Build) {
     let (nginx, _a) = start(build);
     let response = nginx.admin().put("web", "b", &["localhost:3000".to_owned()]);
@@ -224,6 +270,8 @@ fn p11_a_named_user_may_write(build: &Build) {
 
 each_nginx!(
     p6_bad_input_changes_nothing,
+    p6_a_body_is_read_whole_however_it_arrives,
+    the_api_answers_inside_of_if_and_limit_except,
     a_host_name_is_refused_with_advice,
     p6_the_same_again_changes_nothing,
     p11_whoever_has_no_right_changes_and_learns_nothing,

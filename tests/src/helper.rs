@@ -50,7 +50,7 @@ impl Daemon {
             path = "/health"
             interval = "20ms"
             release_header = "X-Release"
-            deadline = "3s"
+            deadline = "5s"
             {more}
             "#,
             daemon.path("web"),

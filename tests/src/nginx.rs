@@ -107,6 +107,12 @@ impl Nginx {
         self.write_configuration();
     }
 
+    /// From the next reload on there are so many workers.
+    pub fn set_workers(&mut self, workers: usize) {
+        self.workers = workers;
+        self.write_configuration();
+    }
+
     /// What is in the `http` block.
     #[must_use]
     pub fn http(&self) -> &str {

@@ -57,12 +57,14 @@ async fn main() -> io::Result<()> {
         order.send_replace(true);
     };
     let mut fds = listenfd::ListenFd::from_env();
-    // A socket that was handed over may be of either kind.
-    let serve = if let Some(listener) = fds.take_tcp_listener(0).ok().flatten() {
+    let unix = std::env::var("SHUNT_SLOT").is_ok_and(|slot| slot.starts_with("unix:"));
+    let (tcp, unix) =
+        if unix { (None, fds.take_unix_listener(0)?) } else { (fds.take_tcp_listener(0)?, None) };
+    let serve = if let Some(listener) = tcp {
         listener.set_nonblocking(true)?;
         let listener = TcpListener::from_std(listener)?;
         tokio::spawn(axum::serve(listener, router).with_graceful_shutdown(stop).into_future())
-    } else if let Some(listener) = listenfd::ListenFd::from_env().take_unix_listener(0)? {
+    } else if let Some(listener) = unix {
         listener.set_nonblocking(true)?;
         let listener = UnixListener::from_std(listener)?;
         tokio::spawn(axum::serve(listener, router).with_graceful_shutdown(stop).into_future())
