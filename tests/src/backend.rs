@@ -1,8 +1,8 @@
 //! Servers of a release, in the test's own process: they name their release, and can be held still.
 
-use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpListener;
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex};
 
@@ -41,7 +41,7 @@ impl Backend {
                     let this = this.clone();
                     // Answers are small; without this they wait for the client's acknowledgement.
                     let _ = stream.set_nodelay(true);
-                    std::thread::spawn(move || this.serve_tcp(stream));
+                    std::thread::spawn(move || this.serve(stream));
                 }
             });
         }
@@ -65,7 +65,7 @@ impl Backend {
             std::thread::spawn(move || {
                 for stream in listener.incoming().flatten() {
                     let this = this.clone();
-                    std::thread::spawn(move || this.serve_unix(stream));
+                    std::thread::spawn(move || this.serve(stream));
                 }
             });
         }
@@ -111,15 +111,8 @@ impl Backend {
         self.gate.changed.notify_all();
     }
 
-    fn serve_tcp(&self, mut stream: TcpStream) {
-        while let Some(text) = head(&mut stream) {
-            if self.answer(&text, &mut stream).is_none() {
-                return;
-            }
-        }
-    }
-
-    fn serve_unix(&self, mut stream: UnixStream) {
+    fn serve(&self, stream: impl Read + Write) {
+        let mut stream = BufReader::new(stream);
         while let Some(text) = head(&mut stream) {
             if self.answer(&text, &mut stream).is_none() {
                 return;
@@ -128,7 +121,7 @@ impl Backend {
     }
 
     /// Answers one request; `None` ends the connection.
-    fn answer(&self, text: &str, stream: &mut (impl Read + Write)) -> Option<()> {
+    fn answer(&self, text: &str, stream: &mut BufReader<impl Read + Write>) -> Option<()> {
         let path = text.split(' ').nth(1)?;
         let lower = text.to_lowercase();
         if path.starts_with("/ws") && lower.contains("upgrade: ") {
@@ -138,11 +131,11 @@ impl Backend {
                  X-Release: {}\r\n\r\n",
                 self.release
             );
-            stream.write_all(head.as_bytes()).ok()?;
+            stream.get_mut().write_all(head.as_bytes()).ok()?;
             let mut bytes = [0; 1024];
             loop {
                 let n = stream.read(&mut bytes).ok().filter(|n| *n > 0)?;
-                stream.write_all(&bytes[..n]).ok()?;
+                stream.get_mut().write_all(&bytes[..n]).ok()?;
             }
         }
         let length = lower.lines().find_map(|l| l.strip_prefix("content-length: "));
@@ -167,22 +160,18 @@ impl Backend {
         )
         .into_bytes();
         answer.extend_from_slice(body);
-        stream.write_all(&answer).ok()?;
+        stream.get_mut().write_all(&answer).ok()?;
         (!lower.contains("connection: close")).then_some(())
     }
 }
 
 /// Reads the head of a request.
-fn head(stream: &mut impl Read) -> Option<String> {
-    let mut head = Vec::new();
-    let mut byte = [0];
-    // NGINX sends a head in one piece, and waits for the answer before it sends the next.
-    while !head.ends_with(b"\r\n\r\n") {
-        let n = stream.read(&mut byte).ok()?;
-        if n == 0 {
+fn head(stream: &mut impl BufRead) -> Option<String> {
+    let mut head = String::new();
+    while !head.ends_with("\r\n\r\n") {
+        if stream.read_line(&mut head).ok()? == 0 {
             return None;
         }
-        head.push(byte[0]);
     }
-    String::from_utf8(head).ok()
+    Some(head)
 }
