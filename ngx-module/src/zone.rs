@@ -157,7 +157,7 @@ fn replaced(cycle: &ngx_cycle_t, main: &MainConf) -> Vec<(String, Snapshot)> {
     // SAFETY: while the new configuration comes into force, the old one and its memory are still
     // there. The first cycle's has no configuration.
     let old = unsafe { cycle.old_cycle.as_ref() }.filter(|old| !old.conf_ctx.is_null());
-    let Some(old) = old.and_then(|old| HttpShuntModule::main_conf(old)) else { return Vec::new() };
+    let Some(old) = old.and_then(HttpShuntModule::main_conf) else { return Vec::new() };
     let mut replaced = Vec::new();
     for conf in &old.zones {
         let pool = slab_pool(conf.shm_zone);
