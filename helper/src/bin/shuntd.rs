@@ -70,6 +70,7 @@ async fn run(args: Args) -> Result<(), (u8, String)> {
     }
     let signals = SignalKind::terminate();
     let mut terminate = signal(signals).map_err(|e| failed(e.to_string()))?;
+    let mut hangup = signal(SignalKind::hangup()).map_err(|e| failed(e.to_string()))?;
     let service = router(shared.clone()).into_make_service_with_connect_info::<Peer>();
     let server = axum::serve(listener, service);
     let place = ours.map_or_else(|| "systemd's socket".to_owned(), |s| s.display().to_string());
@@ -79,6 +80,8 @@ async fn run(args: Args) -> Result<(), (u8, String)> {
     tokio::select! {
         result = server => result.map_err(|e| failed(e.to_string()))?,
         _ = terminate.recv() => {}
+        // A terminal that is closed.
+        _ = hangup.recv() => {}
         _ = tokio::signal::ctrl_c() => {}
     }
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
