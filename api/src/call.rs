@@ -54,12 +54,32 @@ pub enum Call {
         /// The upstream's name.
         upstream: String,
     },
+    /// `PUT /v1/upstreams/{upstream}/canary`
+    PutCanary {
+        /// The upstream's name.
+        upstream: String,
+    },
+    /// `DELETE /v1/upstreams/{upstream}/canary`
+    DeleteCanary {
+        /// The upstream's name.
+        upstream: String,
+    },
+    /// `PUT /v1/upstreams/{upstream}/hold`
+    PutHold {
+        /// The upstream's name.
+        upstream: String,
+    },
+    /// `DELETE /v1/upstreams/{upstream}/hold`
+    DeleteHold {
+        /// The upstream's name.
+        upstream: String,
+    },
 }
 
 /// What a `GET` waits for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Wait {
-    /// The release gets no new requests and has none in flight.
+    /// The release has no requests in flight and gets no new ones.
     Drained {
         /// The release.
         release: ReleaseName,
@@ -153,6 +173,16 @@ impl Call {
             ["upstreams", upstream, "previous"] => {
                 only(Method::Delete, "DELETE", Self::DeletePrevious { upstream: decode(upstream)? })
             }
+            ["upstreams", upstream, what @ ("canary" | "hold")] => {
+                let upstream = decode(upstream)?;
+                match (method, *what) {
+                    (Method::Put, "canary") => Ok(Self::PutCanary { upstream }),
+                    (Method::Delete, "canary") => Ok(Self::DeleteCanary { upstream }),
+                    (Method::Put, _) => Ok(Self::PutHold { upstream }),
+                    (Method::Delete, _) => Ok(Self::DeleteHold { upstream }),
+                    _ => Err(CallError::Method { allow: "PUT, DELETE" }),
+                }
+            }
             ["upstreams", upstream, "releases", release] => {
                 let upstream = decode(upstream)?;
                 let release = ReleaseName::new(&decode(release)?)?;
@@ -175,19 +205,36 @@ impl Call {
     /// Whether the call changes something, and so needs the right to.
     #[must_use]
     pub fn is_change(&self) -> bool {
-        match self {
-            Self::Index | Self::Upstreams | Self::Upstream { .. } => false,
-            Self::PutRelease { .. }
-            | Self::DeleteRelease { .. }
-            | Self::Switch { .. }
-            | Self::DeletePrevious { .. } => true,
-        }
+        !matches!(self, Self::Index | Self::Upstreams | Self::Upstream { .. })
     }
 
     /// Whether the call has a body.
     #[must_use]
     pub fn has_body(&self) -> bool {
-        matches!(self, Self::PutRelease { .. } | Self::Switch { .. })
+        matches!(
+            self,
+            Self::PutRelease { .. }
+                | Self::Switch { .. }
+                | Self::PutCanary { .. }
+                | Self::PutHold { .. }
+        )
+    }
+
+    /// The upstream that the call is about, if it is about one.
+    #[must_use]
+    pub fn upstream(&self) -> Option<&str> {
+        match self {
+            Self::Index | Self::Upstreams => None,
+            Self::Upstream { upstream, .. }
+            | Self::PutRelease { upstream, .. }
+            | Self::DeleteRelease { upstream, .. }
+            | Self::Switch { upstream }
+            | Self::DeletePrevious { upstream }
+            | Self::PutCanary { upstream }
+            | Self::DeleteCanary { upstream }
+            | Self::PutHold { upstream }
+            | Self::DeleteHold { upstream } => Some(upstream),
+        }
     }
 }
 
@@ -334,6 +381,10 @@ mod tests {
                 "/v1/upstreams/web/previous",
                 Call::DeletePrevious { upstream: web() },
             ),
+            (Method::Put, "/v1/upstreams/web/canary", Call::PutCanary { upstream: web() }),
+            (Method::Delete, "/v1/upstreams/web/canary", Call::DeleteCanary { upstream: web() }),
+            (Method::Put, "/v1/upstreams/web/hold", Call::PutHold { upstream: web() }),
+            (Method::Delete, "/v1/upstreams/web/hold", Call::DeleteHold { upstream: web() }),
         ];
         for (method, path, call) in cases {
             assert_eq!(Call::parse(method, path, ""), Ok(call), "{path}");
@@ -353,6 +404,8 @@ mod tests {
             (Method::Post, "/v1/", "", 405),
             (Method::Get, "/v1/upstreams/web/switch", "", 405),
             (Method::Delete, "/v1/upstreams/web", "", 405),
+            (Method::Get, "/v1/upstreams/web/canary", "", 405),
+            (Method::Post, "/v1/upstreams/web/hold", "", 405),
             (Method::Put, "/v1/upstreams/web/releases/a%20b", "", 400),
             (Method::Put, "/v1/upstreams/web/releases/%zz", "", 400),
             (Method::Put, "/v1/upstreams/%ff/releases/a", "", 400),

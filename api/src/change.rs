@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::address::Address;
 use crate::duration::NginxTime;
 use crate::name::ReleaseName;
+use crate::portion::Portion;
 use crate::state::Server;
 
 /// The body of `POST …/switch`.
@@ -24,6 +25,41 @@ pub struct SwitchReply {
     pub from: Option<ReleaseName>,
     /// The generation after the switch.
     pub generation: u32,
+}
+
+/// The body of `PUT …/canary`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CanaryRequest {
+    /// The release that gets a share of the requests.
+    pub release: ReleaseName,
+    /// How large a share.
+    pub share: Portion,
+}
+
+/// The body of `PUT …/hold`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HoldRequest {
+    /// When the hold ends by itself, from now on.
+    pub timeout: NginxTime,
+}
+
+impl HoldRequest {
+    /// Whoever wants to hold for longer asks again.
+    pub const MAX: NginxTime = NginxTime::from_secs(3600);
+
+    /// Checks what the type alone cannot say.
+    ///
+    /// # Errors
+    ///
+    /// Says what the limits are.
+    pub fn check(&self) -> Result<(), SpecError> {
+        if self.timeout.duration().is_zero() || self.timeout > Self::MAX {
+            return Err(SpecError::Hold(self.timeout));
+        }
+        Ok(())
+    }
 }
 
 /// The body of `PUT …/releases/{release}`.
@@ -68,7 +104,7 @@ fn ten_seconds() -> NginxTime {
     NginxTime::from_secs(10)
 }
 
-/// Why a release cannot be as a request describes it.
+/// Why something cannot be as a request describes it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SpecError {
     /// No server, or only backup servers: NGINX would have nothing to balance over.
@@ -91,6 +127,17 @@ pub enum SpecError {
     /// The same address twice.
     #[error("server {0} is there twice, give it a weight instead")]
     Duplicate(Address),
+    /// NGINX counts this one in seconds.
+    #[error("server {address}: fail_timeout is {fail_timeout}, it can be whole seconds")]
+    FailTimeout {
+        /// The server's address.
+        address: Address,
+        /// What was asked for.
+        fail_timeout: NginxTime,
+    },
+    /// No time, or too long.
+    #[error("timeout is {0}, a hold can last up to {max}", max = HoldRequest::MAX)]
+    Hold(NginxTime),
 }
 
 impl ReleaseSpec {
@@ -125,6 +172,12 @@ impl ReleaseSpec {
                 return Err(SpecError::Weight {
                     address: server.address.clone(),
                     weight: server.weight,
+                });
+            }
+            if server.fail_timeout.duration().subsec_millis() != 0 {
+                return Err(SpecError::FailTimeout {
+                    address: server.address.clone(),
+                    fail_timeout: server.fail_timeout,
                 });
             }
             if !seen.insert(&server.address) {
@@ -201,6 +254,7 @@ mod tests {
                 "add up to 10001",
             ),
             (r#"{"servers":[{"address":"127.0.0.1:1","wieght":1}]}"#, "unknown field `wieght`"),
+            (r#"{"servers":[{"address":"127.0.0.1:1","fail_timeout":"500ms"}]}"#, "whole seconds"),
             (r#"{"servers":[{"address":"app:1"}]}"#, "resolve it first"),
             (r#"{"servers":[{"address":"127.0.0.1:1"},{"address":"127.0.0.1:1"}]}"#, "twice"),
             (r#"{"servers":[{"address":"127.0.0.1:1"}],"x":1}"#, "unknown field `x`"),

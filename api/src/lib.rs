@@ -10,17 +10,22 @@ pub mod call;
 pub mod change;
 pub mod duration;
 pub mod name;
+pub mod portion;
 pub mod problem;
 pub mod state;
 
 pub use address::{Address, AddressError};
 pub use call::{Call, CallError, Method, Wait};
-pub use change::{ReleaseSpec, ServerSpec, SpecError, SwitchReply, SwitchRequest};
+pub use change::{
+    CanaryRequest, HoldRequest, ReleaseSpec, ServerSpec, SpecError, SwitchReply, SwitchRequest,
+};
 pub use duration::{DurationError, NginxTime};
 pub use name::{NameError, ReleaseName};
+pub use portion::{Portion, PortionError};
 pub use problem::Problem;
 pub use state::{
-    InFlight, Index, Release, ReleaseState, Server, Source, Upstream, Upstreams, ZoneUse,
+    Bucket, Canary, Hold, InFlight, Index, Release, ReleaseState, ResponseTime, Responses, Server,
+    Source, Upstream, Upstreams, ZoneUse,
 };
 
 /// The longest request body that the API reads, in bytes; a longer one is answered with 413.

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::duration::NginxTime;
 use crate::name::ReleaseName;
+use crate::portion::Portion;
 
 /// The answer to `GET /v1/`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -62,6 +63,19 @@ pub struct Upstream {
     pub active: Option<ReleaseName>,
     /// The release that was active before the last switch.
     pub previous: Option<ReleaseName>,
+    /// The release that gets a share of the requests.
+    pub canary: Option<Canary>,
+    /// Whether new requests are parked.
+    pub hold: Option<Hold>,
+    /// Requests that are parked now, in all workers.
+    pub parked: u64,
+    /// Requests that were ever parked.
+    pub parked_total: u64,
+    /// Whether requests that the active release cannot be connected to for go to the previous one
+    /// (`shunt_fallback on`).
+    pub fallback: bool,
+    /// How many times another release was made active since NGINX started.
+    pub switches: u64,
     /// All releases, in the order in which they were made.
     pub releases: Vec<Release>,
 }
@@ -72,6 +86,22 @@ impl Upstream {
     pub fn release(&self, name: &str) -> Option<&Release> {
         self.releases.iter().find(|r| r.name.as_str() == name)
     }
+}
+
+/// A release that gets a share of the requests.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Canary {
+    /// The release.
+    pub release: ReleaseName,
+    /// How large the share is.
+    pub share: Portion,
+}
+
+/// New requests are parked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hold {
+    /// After so long the hold ends by itself.
+    pub ends_in: NginxTime,
 }
 
 /// One release of an upstream.
@@ -89,6 +119,55 @@ pub struct Release {
     pub in_flight: InFlight,
     /// Requests that were given to it since it was made.
     pub requests: u64,
+    /// What it answered.
+    pub responses: Responses,
+    /// Attempts to connect to one of its servers that failed.
+    pub connect_failures: u64,
+    /// Requests that went on to another release because it could not be connected to.
+    pub fallbacks: u64,
+    /// How long its responses took, upgraded connections left out.
+    pub response_time: ResponseTime,
+}
+
+/// Responses by the first digit of their status; `502` and `504` also stand for a release that did
+/// not answer.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Responses {
+    /// `101 Switching Protocols`.
+    #[serde(rename = "1xx")]
+    pub informational: u64,
+    /// `2xx`.
+    #[serde(rename = "2xx")]
+    pub successful: u64,
+    /// `3xx`.
+    #[serde(rename = "3xx")]
+    pub redirection: u64,
+    /// `4xx`.
+    #[serde(rename = "4xx")]
+    pub client_error: u64,
+    /// `5xx`.
+    #[serde(rename = "5xx")]
+    pub server_error: u64,
+}
+
+/// A histogram, as Prometheus has it: each bucket counts those before it, too.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct ResponseTime {
+    /// All responses.
+    pub count: u64,
+    /// Their times together, in seconds.
+    pub sum: f64,
+    /// Buckets, the shortest time first. Longer responses than the last one's are only in `count`.
+    pub buckets: Vec<Bucket>,
+}
+
+/// So many responses took no longer.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Bucket {
+    /// The longest time, in seconds.
+    pub le: f64,
+    /// How many.
+    pub count: u64,
 }
 
 /// Who made a release.
@@ -107,6 +186,10 @@ pub enum Source {
 pub enum ReleaseState {
     /// New requests go to it.
     Active,
+    /// A share of the new requests goes to it.
+    Canary,
+    /// Requests that the active release cannot be connected to for go to it.
+    Previous,
     /// It gets no new requests and has some in flight.
     Draining,
     /// It gets no new requests and has none in flight: it can be stopped.

@@ -12,7 +12,7 @@ use ngx::http::{HttpModuleLocationConf, HttpModuleMainConf, NgxHttpCoreModule};
 use ngx::ngx_string;
 use shunt_api::problem::PROBLEM_JSON;
 use shunt_api::{Call, CallError, MAX_BODY, Method, Problem};
-use shunt_switch::service::{Reply, Served, ServedZone, Service};
+use shunt_switch::service::{Reply, ServedZone, Service};
 
 use crate::HttpShuntModule;
 use crate::access::{self, Access};
@@ -27,10 +27,12 @@ const INTERNAL_SERVER_ERROR: ngx_int_t = nginx_sys::NGX_HTTP_INTERNAL_SERVER_ERR
 /// The first status that a body's reader returns in place of reading.
 const SPECIAL_RESPONSE: ngx_int_t = nginx_sys::NGX_HTTP_SPECIAL_RESPONSE as ngx_int_t;
 
+const JSON: &str = "application/json";
+
 /// An answer to be sent.
 pub struct Answer {
     status: u16,
-    problem: bool,
+    content_type: &'static str,
     generation: Option<u32>,
     header: Option<(ngx_str_t, &'static str)>,
     body: Vec<u8>,
@@ -39,12 +41,12 @@ pub struct Answer {
 impl From<Result<Reply, Problem>> for Answer {
     fn from(result: Result<Reply, Problem>) -> Self {
         match result {
-            Ok(Reply { status, generation, body }) => {
-                Self { status, problem: false, generation, header: None, body }
+            Ok(Reply { status, generation, body, .. }) => {
+                Self { status, content_type: JSON, generation, header: None, body }
             }
             Err(problem) => Self {
                 status: problem.status,
-                problem: true,
+                content_type: PROBLEM_JSON,
                 generation: problem.upstream.as_ref().map(|u| u.generation),
                 header: None,
                 body: serde_json::to_vec(&problem).unwrap_or_default(),
@@ -54,6 +56,12 @@ impl From<Result<Reply, Problem>> for Answer {
 }
 
 impl Answer {
+    /// A page of text.
+    pub fn text(content_type: &'static str, page: String) -> Self {
+        let (generation, header) = (None, None);
+        Self { status: 200, content_type, generation, header, body: page.into_bytes() }
+    }
+
     fn problem(status: u16, detail: impl Into<String>) -> Self {
         Err(Problem::new(status, detail)).into()
     }
@@ -75,12 +83,16 @@ impl From<CallError> for Answer {
 pub unsafe extern "C" fn handler(r: *mut ngx_http_request_t) -> ngx_int_t {
     // SAFETY: NGINX gives a request that lives.
     let request = unsafe { &mut *r };
+    if request.main != r {
+        // Its request line is that of the page which includes it.
+        return nginx_sys::NGX_HTTP_FORBIDDEN as ngx_int_t;
+    }
     let call = match call(request) {
         Ok(call) => call,
         Err(answer) => return refuse(request, answer),
     };
     let access = match HttpShuntModule::location_conf(request) {
-        Some(LocConf { api: Some(api) }) => access::of(request, api),
+        Some(LocConf { api: Some(api), .. }) => access::of(request, api),
         _ => return ERROR,
     };
     if !call.is_change() {
@@ -151,14 +163,20 @@ unsafe extern "C" fn change(r: *mut ngx_http_request_t) {
         Ok(call) => with_service(request, |service, main| {
             let (if_match, body) = (if_match(request), body(request)?);
             // Without such an upstream nothing is changed, and no lock is needed to say so.
-            let zone = upstream_of(&call).and_then(|upstream| service.zone_of(upstream));
+            let zone = call.upstream().and_then(|upstream| service.zone_of(upstream));
             let _lock = match zone.and_then(|zone| main.zones.get(zone)) {
                 Some(zone) => {
                     Some(Lock::take(zone.shm_zone).map_err(|e| Problem::new(503, e.to_string()))?)
                 }
                 None => None,
             };
-            service.change(&call, if_match.as_deref(), &body)
+            let reply = service.change(&call, if_match.as_deref(), &body)?;
+            if let Some(notice) = &reply.notice {
+                // SAFETY: a request has a connection, which has a log.
+                let log = unsafe { (*request.connection).log };
+                error!(log, "upstream \"{}\": {notice}", call.upstream().unwrap_or_default());
+            }
+            Ok(reply)
         })
         .into(),
     };
@@ -167,17 +185,6 @@ unsafe extern "C" fn change(r: *mut ngx_http_request_t) {
     let rc = send(request, &answer);
     // SAFETY: the body's reader has kept the request for us; this gives it back.
     unsafe { ngx_http_finalize_request(r, rc) };
-}
-
-fn upstream_of(call: &Call) -> Option<&str> {
-    match call {
-        Call::Index | Call::Upstreams => None,
-        Call::Upstream { upstream, .. }
-        | Call::PutRelease { upstream, .. }
-        | Call::DeleteRelease { upstream, .. }
-        | Call::Switch { upstream }
-        | Call::DeletePrevious { upstream } => Some(upstream),
-    }
 }
 
 /// Reads which call a request makes.
@@ -196,8 +203,12 @@ fn call(r: &ngx_http_request_t) -> Result<Call, Answer> {
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
     let location = NgxHttpCoreModule::location_conf(r).map(|l| text(&l.name).into_owned());
     let prefix = location.as_deref().unwrap_or_default().trim_end_matches('/');
-    let path = path.strip_prefix(prefix).unwrap_or(path);
-    Call::parse(method, path, query).map_err(Answer::from)
+    let inner = path.strip_prefix(prefix).unwrap_or(path);
+    match Call::parse(method, inner, query) {
+        // `location /v1/` is part of the path itself.
+        Err(CallError::NotFound(_)) => Call::parse(method, path, query).map_err(Answer::from),
+        known => known.map_err(Answer::from),
+    }
 }
 
 /// Every line of `If-Match` together (RFC 9110, section 5.3).
@@ -263,9 +274,8 @@ pub fn with_service<T>(
         Ok(ServedZone { zone, name: &conf.name, size: conf.size as u64, state_file })
     });
     let zones = zones.collect::<Result<Vec<_>, Problem>>()?;
-    let upstreams: Vec<Served> = main.upstreams.iter().map(|u| u.served()).collect();
     let nginx = nginx_sys::NGINX_VERSION.to_str().unwrap_or_default();
-    f(&Service { zones: &zones, upstreams: &upstreams, nginx }, main)
+    f(&Service { zones: &zones, upstreams: &main.served, nginx }, main)
 }
 
 /// Sends an answer.
@@ -281,8 +291,7 @@ fn response(r: &mut ngx_http_request_t, answer: &Answer) -> Option<ngx_int_t> {
     let out = &mut r.headers_out;
     out.status = usize::from(answer.status);
     out.content_length_n = i64::try_from(answer.body.len()).ok()?;
-    let content_type = if answer.problem { PROBLEM_JSON } else { "application/json" };
-    out.content_type = copy_to_pool(r.pool, content_type.as_bytes())?;
+    out.content_type = copy_to_pool(r.pool, answer.content_type.as_bytes())?;
     out.content_type_len = out.content_type.len;
     if let Some(generation) = answer.generation {
         let etag = add_header(r, ngx_string!("ETag"), &format!("\"{generation}\""))?;
@@ -318,7 +327,8 @@ fn response(r: &mut ngx_http_request_t, answer: &Answer) -> Option<ngx_int_t> {
     }
 }
 
-fn add_header(
+/// Adds a header to a response; `None` when there is no memory.
+pub fn add_header(
     r: &mut ngx_http_request_t,
     name: ngx_str_t,
     value: &str,

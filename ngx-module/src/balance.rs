@@ -1,26 +1,23 @@
 //! The hooks of an upstream: over which servers does NGINX balance this request?
 
 use std::ffi::c_void;
-use std::rc::Rc;
 
 use nginx_sys::{
-    ngx_conf_t, ngx_http_output_header_filter_pt, ngx_http_request_t, ngx_http_top_header_filter,
-    ngx_http_upstream_server_t, ngx_http_upstream_srv_conf_t, ngx_int_t, ngx_peer_connection_t,
-    ngx_pool_cleanup_add, ngx_uint_t,
+    ngx_conf_t, ngx_http_request_t, ngx_http_upstream_server_t, ngx_http_upstream_srv_conf_t,
+    ngx_int_t, ngx_peer_connection_t, ngx_uint_t,
 };
 use ngx::http::{HttpModule, HttpModuleMainConf};
 use shunt_api::ReleaseName;
-use shunt_switch::Zone;
-use shunt_switch::follower::{Admitted, Ticket};
+use shunt_switch::canary::Point;
+use shunt_switch::follower::Wishes;
 
 use crate::HttpShuntModule;
+use crate::claim::Claim;
 use crate::conf::upstream::{DEFAULT_RELEASE, add, member};
 use crate::conf::{MainConf, SrvConf, UpstreamConf};
+use crate::fallback;
 use crate::view::View;
-use crate::wrap::{BUSY, ConfError, Directive, ERROR, OK};
-
-/// The status of an upgraded connection (RFC 9110, section 15.2.2).
-const SWITCHING_PROTOCOLS: ngx_uint_t = 101;
+use crate::wrap::{BUSY, ConfError, Directive, ERROR, OK, bytes};
 
 /// NGINX's callback for an upstream whose block is read.
 pub unsafe extern "C" fn init_upstream(
@@ -97,78 +94,6 @@ fn index(us: &ngx_http_upstream_srv_conf_t) -> Option<usize> {
     }
 }
 
-/// A request's hold on its release: made once, given back with the request's memory. The log phase
-/// has passed then, and a WebSocket's tunnel has ended.
-pub struct Claim {
-    /// Index of the upstream.
-    index: usize,
-    /// The choice.
-    admitted: Admitted,
-    ticket: Option<Ticket>,
-    view: Rc<View>,
-    zone: Zone<'static>,
-}
-
-impl Claim {
-    /// Calls `f` with the latest claim of a request that `wanted` says yes to.
-    ///
-    /// Internal redirects empty `r->ctx`, so the claim is found through the cleanup list, as
-    /// `ngx_http_realip_module` does.
-    fn find<T>(
-        r: &ngx_http_request_t,
-        wanted: impl Fn(&Self) -> bool,
-        f: impl FnOnce(&mut Self) -> T,
-    ) -> Option<T> {
-        // SAFETY: the pool's list ends with a null pointer; data with our handler is a claim, which
-        // lives as long as the pool. Nobody else holds a reference: the worker has one thread, and
-        // none outlives `f`, which does not come back here.
-        unsafe {
-            let mut cleanup = (*r.pool).cleanup;
-            while let Some(one) = cleanup.as_ref() {
-                let ours = one.handler.is_some_and(|handler| {
-                    std::ptr::fn_addr_eq(handler, end_claim as unsafe extern "C" fn(*mut c_void))
-                });
-                if ours
-                    && let Some(claim) = one.data.cast::<Self>().as_mut()
-                    && wanted(claim)
-                {
-                    return Some(f(claim));
-                }
-                cleanup = one.next;
-            }
-        }
-        None
-    }
-
-    /// Calls `f` with the claim by which a request, as it is now, goes upstream.
-    pub fn of<T>(r: &ngx_http_request_t, f: impl FnOnce(&Self) -> T) -> Option<T> {
-        Self::find(r, |_| true, |claim| f(claim))
-    }
-
-    /// Index of the upstream.
-    pub fn upstream(&self) -> usize {
-        self.index
-    }
-
-    /// The choice.
-    pub fn admitted(&self) -> &Admitted {
-        &self.admitted
-    }
-}
-
-impl Drop for Claim {
-    fn drop(&mut self) {
-        if let Some(ticket) = self.ticket.take() {
-            ticket.give_back(&self.zone);
-        }
-    }
-}
-
-unsafe extern "C" fn end_claim(data: *mut c_void) {
-    // SAFETY: `claim` wrote a claim there, and NGINX calls a cleanup once.
-    unsafe { std::ptr::drop_in_place(data.cast::<Claim>()) };
-}
-
 /// NGINX's callback for a request that goes upstream.
 unsafe extern "C" fn init_peer(
     r: *mut ngx_http_request_t,
@@ -178,41 +103,62 @@ unsafe extern "C" fn init_peer(
     let (request, us) = unsafe { (&*r, &*us) };
     let Some(index) = index(us) else { return ERROR };
     let Some(main) = HttpShuntModule::main_conf(request) else { return ERROR };
-    let known = Claim::find(request, |claim| claim.index == index, |claim| claim.view.clone());
-    let view = match known {
-        Some(view) => view,
-        None => match claim(request, main, index) {
-            Some(view) => view,
-            None => return refuse(r),
-        },
+    let again = |claim: &mut Claim| {
+        claim.again(request);
+        (claim.view().clone(), fallback::is_on(claim))
     };
-    view.init_peer(r)
+    let known = Claim::find(request, |c| c.upstream() == index && c.is_open(), again);
+    let chosen = known.or_else(|| {
+        let claim = claim(r, main, index)?;
+        Some((claim.view().clone(), fallback::is_on(claim)))
+    });
+    let Some((view, fallback)) = chosen else { return refuse(r) };
+    let rc = view.init_peer(r);
+    if rc == OK && fallback && !fallback::guard(r, index) {
+        return ERROR;
+    }
+    rc
 }
 
 /// Chooses the request's release and keeps the choice for as long as the request lives.
-fn claim(r: &ngx_http_request_t, main: &MainConf, index: usize) -> Option<Rc<View>> {
-    // SAFETY: a request has a connection, which has a log.
-    let log = unsafe { (*r.connection).log };
+fn claim(r: *mut ngx_http_request_t, main: &MainConf, index: usize) -> Option<&'static mut Claim> {
     let conf = main.upstreams.get(index)?;
-    // SAFETY: as above; memory of the cleanup is aligned and large enough, see `ngx::keep`.
-    let cleanup = unsafe { ngx_pool_cleanup_add(r.pool, size_of::<Claim>()).as_mut() }?;
     // A view outlives the request that makes it, and its pool keeps this log.
     let cycle_log = ngx::log::ngx_cycle_log().as_ptr();
-    let chosen = main.worker.try_borrow_mut().ok()?.as_mut()?.admit(index, conf, cycle_log);
-    let (mut admitted, view, zone) = match chosen {
-        Ok(chosen) => chosen,
+    let mut wishes = RequestWishes { r, conf };
+    let chosen =
+        main.worker.try_borrow_mut().ok()?.as_mut()?.admit(index, conf, &mut wishes, cycle_log);
+    match chosen {
+        Ok((admitted, view, zone)) => Claim::keep(r, index, admitted, view, zone),
         Err(error) => {
+            // SAFETY: a request has a connection, which has a log.
+            let log = unsafe { (*(*r).connection).log };
             error!(log, "upstream \"{}\": {error}", conf.name);
-            return None;
+            None
         }
-    };
-    let ticket = admitted.ticket.take();
-    let claim = Claim { index, admitted, ticket, view: view.clone(), zone };
-    // SAFETY: the data is as large as asked for; without a handler until now, the cleanup does
-    // nothing when the request ends early.
-    unsafe { cleanup.data.cast::<Claim>().write(claim) };
-    cleanup.handler = Some(end_claim);
-    Some(view)
+    }
+}
+
+/// What a request says about its release, by `shunt_preview` and `shunt_canary_key`.
+struct RequestWishes<'a> {
+    r: *mut ngx_http_request_t,
+    conf: &'a UpstreamConf,
+}
+
+impl Wishes for RequestWishes<'_> {
+    fn preview(&mut self) -> Option<ReleaseName> {
+        let value = self.conf.preview?.of(self.r)?;
+        std::str::from_utf8(bytes(&value)).ok().and_then(|name| ReleaseName::new(name).ok())
+    }
+
+    fn point(&mut self, canary: &ReleaseName) -> Point {
+        let key = self.conf.canary_key.and_then(|key| key.of(self.r));
+        match key.as_ref().map(bytes) {
+            // Those without a key would all be on one side.
+            None | Some([]) => Point::random(),
+            Some(key) => Point::of(key, canary.as_str()),
+        }
+    }
 }
 
 /// Lets NGINX answer as when no server of an upstream is up: 502, with its usual log line.
@@ -234,36 +180,4 @@ fn refuse(r: *mut ngx_http_request_t) -> ngx_int_t {
         peer.tries = 0;
     }
     OK
-}
-
-static mut NEXT_HEADER_FILTER: ngx_http_output_header_filter_pt = None;
-
-/// Puts the header filter before those that are there.
-pub fn add_header_filter() {
-    // SAFETY: NGINX calls `postconfiguration` in its only thread, once for each configuration, after
-    // the chain was built anew.
-    unsafe {
-        NEXT_HEADER_FILTER = ngx_http_top_header_filter;
-        ngx_http_top_header_filter = Some(header_filter);
-    }
-}
-
-/// From `101 Switching Protocols` on a request is an upgraded connection.
-unsafe extern "C" fn header_filter(r: *mut ngx_http_request_t) -> ngx_int_t {
-    // SAFETY: NGINX gives a request that lives; the static is only written while a configuration is
-    // read.
-    let (request, next) = unsafe { (&*r, NEXT_HEADER_FILTER) };
-    if request.headers_out.status == SWITCHING_PROTOCOLS {
-        let upgrade = |claim: &mut Claim| {
-            if let Some(ticket) = &mut claim.ticket {
-                ticket.upgrade(&claim.zone);
-            }
-        };
-        Claim::find(request, |claim| claim.ticket.is_some(), upgrade);
-    }
-    match next {
-        // SAFETY: the chain's next filter takes what this one took.
-        Some(next) => unsafe { next(r) },
-        None => OK,
-    }
 }

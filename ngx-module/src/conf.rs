@@ -1,28 +1,34 @@
 //! The module's configuration: its types and its table of directives.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::path::PathBuf;
+use std::rc::Rc;
+use std::time::Duration;
 
 use nginx_sys::{
-    NGX_CONF_2MORE, NGX_CONF_ANY, NGX_CONF_NOARGS, NGX_CONF_TAKE1, NGX_CONF_TAKE12,
-    NGX_HTTP_LOC_CONF, NGX_HTTP_LOC_CONF_OFFSET, NGX_HTTP_MAIN_CONF, NGX_HTTP_SRV_CONF_OFFSET,
-    NGX_HTTP_UPS_CONF, NGX_HTTP_UPSTREAM_BACKUP, ngx_command_t, ngx_http_core_srv_conf_t,
-    ngx_http_upstream_init_pt, ngx_http_upstream_srv_conf_t, ngx_shm_zone_t, ngx_str_t, ngx_uint_t,
+    NGX_CONF_1MORE, NGX_CONF_2MORE, NGX_CONF_ANY, NGX_CONF_NOARGS, NGX_CONF_TAKE1, NGX_CONF_TAKE12,
+    NGX_HTTP_LOC_CONF, NGX_HTTP_LOC_CONF_OFFSET, NGX_HTTP_MAIN_CONF, NGX_HTTP_SRV_CONF,
+    NGX_HTTP_SRV_CONF_OFFSET, NGX_HTTP_UPS_CONF, NGX_HTTP_UPSTREAM_BACKUP, ngx_command_t,
+    ngx_http_core_srv_conf_t, ngx_http_upstream_init_pt, ngx_http_upstream_srv_conf_t,
+    ngx_shm_zone_t, ngx_str_t, ngx_uint_t,
 };
 use ngx::ngx_string;
 use shunt_api::ReleaseName;
 use shunt_switch::service::Served;
 use shunt_switch::table::Member;
 
+use crate::hold::Line;
 use crate::worker::Worker;
-use crate::wrap::Place;
+use crate::wrap::{Complex, Place};
 
 pub mod api;
+pub mod hold;
+pub mod metrics;
 pub mod upstream;
 pub mod zone;
 
 /// The table of directives.
-pub static mut NGX_HTTP_SHUNT_COMMANDS: [ngx_command_t; 5] = [
+pub static mut NGX_HTTP_SHUNT_COMMANDS: [ngx_command_t; 10] = [
     ngx_command_t {
         name: ngx_string!("shunt_zone"),
         type_: (NGX_HTTP_MAIN_CONF | NGX_CONF_TAKE12) as ngx_uint_t,
@@ -55,6 +61,47 @@ pub static mut NGX_HTTP_SHUNT_COMMANDS: [ngx_command_t; 5] = [
         offset: 0,
         post: std::ptr::null_mut(),
     },
+    ngx_command_t {
+        name: ngx_string!("shunt_preview"),
+        type_: (NGX_HTTP_UPS_CONF | NGX_CONF_TAKE1) as ngx_uint_t,
+        set: Some(upstream::cmd_shunt_preview),
+        conf: NGX_HTTP_SRV_CONF_OFFSET,
+        offset: 0,
+        post: std::ptr::null_mut(),
+    },
+    ngx_command_t {
+        name: ngx_string!("shunt_canary_key"),
+        type_: (NGX_HTTP_UPS_CONF | NGX_CONF_TAKE1) as ngx_uint_t,
+        set: Some(upstream::cmd_shunt_canary_key),
+        conf: NGX_HTTP_SRV_CONF_OFFSET,
+        offset: 0,
+        post: std::ptr::null_mut(),
+    },
+    ngx_command_t {
+        name: ngx_string!("shunt_fallback"),
+        type_: (NGX_HTTP_UPS_CONF | NGX_CONF_TAKE1) as ngx_uint_t,
+        set: Some(upstream::cmd_shunt_fallback),
+        conf: NGX_HTTP_SRV_CONF_OFFSET,
+        offset: 0,
+        post: std::ptr::null_mut(),
+    },
+    ngx_command_t {
+        name: ngx_string!("shunt_hold"),
+        type_: (NGX_HTTP_MAIN_CONF | NGX_HTTP_SRV_CONF | NGX_HTTP_LOC_CONF | NGX_CONF_1MORE)
+            as ngx_uint_t,
+        set: Some(hold::cmd_shunt_hold),
+        conf: NGX_HTTP_LOC_CONF_OFFSET,
+        offset: 0,
+        post: std::ptr::null_mut(),
+    },
+    ngx_command_t {
+        name: ngx_string!("shunt_metrics"),
+        type_: (NGX_HTTP_LOC_CONF | NGX_CONF_NOARGS) as ngx_uint_t,
+        set: Some(metrics::cmd_shunt_metrics),
+        conf: NGX_HTTP_LOC_CONF_OFFSET,
+        offset: 0,
+        post: std::ptr::null_mut(),
+    },
     ngx_command_t::empty(),
 ];
 
@@ -69,8 +116,14 @@ pub struct MainConf {
     pub zone_rows: usize,
     /// The locations that may write.
     pub writers: Vec<WriterPlace>,
+    /// Every `shunt_hold`.
+    pub holds: Vec<Rc<HoldConf>>,
+    /// The upstreams as the API serves them; known once the configuration is in force.
+    pub served: Vec<Served>,
     /// What a worker has of its own; made when it starts.
     pub worker: RefCell<Option<Worker>>,
+    /// The requests that a worker has parked.
+    pub line: RefCell<Line>,
 }
 
 /// `upstream`: which of the main configuration's upstreams this block is.
@@ -85,6 +138,10 @@ pub struct SrvConf {
 pub struct LocConf {
     /// Set by `shunt_api`.
     pub api: Option<ApiConf>,
+    /// Set by `shunt_metrics`.
+    pub metrics: bool,
+    /// Set by `shunt_hold`.
+    pub holds: Option<Vec<Rc<HoldConf>>>,
 }
 
 /// A `shunt_zone`.
@@ -121,6 +178,12 @@ pub struct UpstreamConf {
     pub releases: Vec<(ReleaseName, Vec<Member>)>,
     /// Its record in the zone; known once the configuration is in force.
     pub record: Option<usize>,
+    /// `shunt_preview`
+    pub preview: Option<Complex>,
+    /// `shunt_canary_key`
+    pub canary_key: Option<Complex>,
+    /// `shunt_fallback`
+    pub fallback: Option<bool>,
     /// Where the private configuration of methods lies that keep state there, and its size.
     pub method_confs: Vec<(usize, usize)>,
 }
@@ -144,6 +207,21 @@ pub struct ApiConf {
     pub users: Vec<u32>,
     /// The content of `token_file=`.
     pub token: Option<String>,
+}
+
+/// A `shunt_hold`.
+#[derive(Debug)]
+pub struct HoldConf {
+    /// The upstream's name.
+    pub name: String,
+    /// How long a request waits at most.
+    pub timeout: Duration,
+    /// How many requests wait at most, in all workers.
+    pub max: u64,
+    /// Where it stands.
+    pub place: Place,
+    /// Index of the upstream, and of its zone; known once all are read.
+    pub upstream: Cell<Option<(usize, usize)>>,
 }
 
 /// A location with `shunt_api write=on` and no token.

@@ -1,8 +1,8 @@
 //! The NGINX module of Shunt: a switchable upstream in shared memory, and its admin API.
 //!
 //! What is switched, and how, is in the crate `shunt-switch`, in plain Rust. Here are NGINX's hooks:
-//! a request goes [`balance`] → [`worker`] → [`view`] → NGINX, a change [`admin`] → [`access`] →
-//! `shunt-switch`, and a configuration [`conf`] → [`zone`].
+//! a request goes ([`hold`] →) [`balance`] → [`worker`] → [`view`] → NGINX, a change [`admin`] →
+//! [`access`] → `shunt-switch`, and a configuration [`conf`] → [`zone`].
 
 use std::ffi::{c_char, c_void};
 use std::ptr;
@@ -21,8 +21,13 @@ mod log;
 mod access;
 mod admin;
 mod balance;
+mod claim;
 mod conf;
+mod fallback;
+mod hold;
 mod lock;
+mod metrics;
+mod respond;
 mod variables;
 mod version;
 mod view;
@@ -32,6 +37,7 @@ mod wrap;
 mod zone;
 
 use crate::conf::{LocConf, MainConf, NGX_HTTP_SHUNT_COMMANDS, SrvConf};
+use crate::hold::Line;
 use crate::worker::Worker;
 use crate::wrap::{ERROR, OK};
 
@@ -108,10 +114,13 @@ impl HttpModule for HttpShuntModule {
         let Some(main) = Self::main_conf_mut(cf) else { return ERROR };
         // SAFETY: the cycle is the one that is being made.
         main.zone_rows = core_conf(unsafe { &*cf.cycle }).map_or(1, zone::rows);
-        if !conf::upstream::postconfiguration(cf, main) || !conf::api::postconfiguration(cf, main) {
+        if !conf::upstream::postconfiguration(cf, main)
+            || !conf::api::postconfiguration(cf, main)
+            || !conf::hold::postconfiguration(cf, main)
+        {
             return ERROR;
         }
-        balance::add_header_filter();
+        respond::add_header_filter();
         OK
     }
 }
@@ -128,13 +137,17 @@ unsafe extern "C" fn merge_loc_conf(
         return ptr::null_mut();
     };
     // `if` and `limit_except` are locations of their own, which stand for the one around them.
-    if conf.api.is_none()
-        && parent.api.is_some()
-        && (location.noname() != 0 || location.lmt_excpt() != 0)
-        && location.handler.is_none()
-    {
-        conf.api.clone_from(&parent.api);
-        location.handler = Some(admin::handler);
+    if (location.noname() != 0 || location.lmt_excpt() != 0) && location.handler.is_none() {
+        if parent.api.is_some() {
+            conf.api.clone_from(&parent.api);
+            location.handler = Some(admin::handler);
+        } else if parent.metrics {
+            conf.metrics = true;
+            location.handler = Some(metrics::handler);
+        }
+    }
+    if conf.holds.is_none() {
+        conf.holds.clone_from(&parent.holds);
     }
     if conf.api.is_some() {
         // The API limits bodies itself, with an answer in its own format, and reads them in memory.
@@ -179,6 +192,7 @@ unsafe extern "C" fn init_process(cycle: *mut ngx_cycle_t) -> ngx_int_t {
         && let Some(main) = HttpShuntModule::main_conf(cycle)
     {
         main.worker.replace(Some(Worker::new(main, cycle.log)));
+        main.line.replace(Line::new(cycle, main));
         if number == 0 {
             for path in main.zones.iter().filter_map(|z| z.state.as_deref()) {
                 zone::check_writable(cycle.log, path);

@@ -1,4 +1,4 @@
-//! `$shunt_upstream`, `$shunt_release`, `$shunt_generation`
+//! `$shunt_upstream`, `$shunt_release`, `$shunt_generation`, `$shunt_reason`
 
 use nginx_sys::{
     NGX_HTTP_VAR_NOCACHEABLE, ngx_conf_t, ngx_http_add_variable, ngx_http_request_t,
@@ -8,7 +8,7 @@ use ngx::http::HttpModuleMainConf;
 use ngx::ngx_string;
 
 use crate::HttpShuntModule;
-use crate::balance::Claim;
+use crate::claim::Claim;
 use crate::wrap::{ERROR, OK, copy_to_pool};
 
 type Handler = unsafe extern "C" fn(
@@ -17,10 +17,11 @@ type Handler = unsafe extern "C" fn(
     usize,
 ) -> ngx_int_t;
 
-const VARIABLES: [(ngx_str_t, Handler); 3] = [
+const VARIABLES: [(ngx_str_t, Handler); 4] = [
     (ngx_string!("shunt_upstream"), get_upstream),
     (ngx_string!("shunt_release"), get_release),
     (ngx_string!("shunt_generation"), get_generation),
+    (ngx_string!("shunt_reason"), get_reason),
 ];
 
 /// Adds the variables to a configuration.
@@ -68,6 +69,16 @@ unsafe extern "C" fn get_generation(
     // SAFETY: as above.
     let (r, value) = unsafe { (&*r, &mut *value) };
     set(r, value, Claim::of(r, |claim| claim.admitted().generation.to_string()))
+}
+
+unsafe extern "C" fn get_reason(
+    r: *mut ngx_http_request_t,
+    value: *mut ngx_http_variable_value_t,
+    _data: usize,
+) -> ngx_int_t {
+    // SAFETY: as above.
+    let (r, value) = unsafe { (&*r, &mut *value) };
+    set(r, value, Claim::of(r, |claim| claim.admitted().reason.as_str().to_owned()))
 }
 
 /// Fills in a value; without one the variable is "not found", which is empty in a header.

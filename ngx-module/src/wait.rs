@@ -10,6 +10,7 @@ use nginx_sys::{
     ngx_post_event, ngx_posted_events,
 };
 use shunt_api::{Call, Wait};
+use shunt_switch::record::State;
 
 use crate::admin::{send, with_service};
 use crate::wrap::{DONE, OK, keep};
@@ -21,6 +22,8 @@ const INTERVAL: ngx_msec_t = 10;
 struct Waiting {
     r: *mut ngx_http_request_t,
     call: Call,
+    /// The upstream's state at the last look.
+    known: Option<State>,
     deadline: ngx_msec_t,
     event: ngx_event_t,
 }
@@ -40,7 +43,8 @@ pub fn pending(r: &mut ngx_http_request_t, call: &Call) -> Option<ngx_int_t> {
     let (Wait::Drained { timeout, .. } | Wait::Change { timeout, .. }) = wait;
     // What cannot be waited for is answered now.
     with_service(r, |service, _| service.read(call, false)).ok()?;
-    if has_come(r, call) {
+    let mut known = None;
+    if has_come(r, call, &mut known) {
         return None;
     }
     let timeout = ngx_msec_t::try_from(timeout.duration().as_millis()).ok()?;
@@ -50,6 +54,7 @@ pub fn pending(r: &mut ngx_http_request_t, call: &Call) -> Option<ngx_int_t> {
         let waiting = Waiting {
             r,
             call: call.clone(),
+            known,
             deadline: ngx_current_msec.wrapping_add(timeout),
             event: std::mem::zeroed(),
         };
@@ -57,7 +62,6 @@ pub fn pending(r: &mut ngx_http_request_t, call: &Call) -> Option<ngx_int_t> {
         waiting.event.handler = Some(look);
         waiting.event.data = (&raw mut *waiting).cast();
         waiting.event.log = (*r.connection).log;
-        nginx_sys::ngx_add_timer(&raw mut waiting.event, INTERVAL.min(timeout));
         // A client that leaves ends its request, also one that has left already: of that no event is
         // still to come.
         r.read_event_handler = Some(ngx_http_test_reading);
@@ -67,16 +71,17 @@ pub fn pending(r: &mut ngx_http_request_t, call: &Call) -> Option<ngx_int_t> {
         } else if ngx_handle_read_event(read, 0) != OK {
             return None;
         }
+        nginx_sys::ngx_add_timer(&raw mut waiting.event, INTERVAL.min(timeout));
         let main = &mut *r.main;
         main.set_count(main.count() + 1);
     }
     Some(DONE)
 }
 
-fn has_come(r: &ngx_http_request_t, call: &Call) -> bool {
+fn has_come(r: &ngx_http_request_t, call: &Call, known: &mut Option<State>) -> bool {
     let Call::Upstream { upstream, wait: Some(wait) } = call else { return true };
     // A problem is answered, too.
-    with_service(r, |service, _| service.has_come(upstream, wait)).unwrap_or(true)
+    with_service(r, |service, _| service.has_come(upstream, wait, known)).unwrap_or(true)
 }
 
 unsafe extern "C" fn look(event: *mut ngx_event_t) {
@@ -86,7 +91,7 @@ unsafe extern "C" fn look(event: *mut ngx_event_t) {
         let waiting = &mut *(*event).data.cast::<Waiting>();
         let r = &mut *waiting.r;
         let left = waiting.deadline.wrapping_sub(ngx_current_msec).cast_signed();
-        if left > 0 && !has_come(r, &waiting.call) {
+        if left > 0 && !has_come(r, &waiting.call, &mut waiting.known) {
             nginx_sys::ngx_add_timer(event, INTERVAL.min(left.cast_unsigned()));
             return;
         }

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use nginx_sys::ngx_log_t;
-use shunt_switch::follower::{Admitted, Follower};
+use shunt_switch::follower::{Admitted, Follower, Parking, Wishes};
 use shunt_switch::table::Table;
 use shunt_switch::worker::Identity;
 use shunt_switch::zone::Row;
@@ -84,31 +84,100 @@ impl Worker {
         }
     }
 
+    fn following(
+        &mut self,
+        index: usize,
+        zone: usize,
+    ) -> Result<(&mut Following, Zone<'static>, Row), AdmitError> {
+        let zone = self.zones.get(zone).copied().flatten();
+        let following = self.upstreams.get_mut(index).and_then(Option::as_mut);
+        match (following, zone) {
+            (Some(following), Some((zone, row))) => Ok((following, zone, row)),
+            _ => Err(AdmitError::NoRecord),
+        }
+    }
+
     /// Chooses the release of a new request, counts it there, and gives its view.
     pub fn admit(
         &mut self,
         index: usize,
         conf: &UpstreamConf,
+        wishes: &mut impl Wishes,
         log: *mut ngx_log_t,
     ) -> Result<(Admitted, Rc<View>, Zone<'static>), AdmitError> {
-        let (zone, row) =
-            self.zones.get(conf.zone).copied().flatten().ok_or(AdmitError::NoRecord)?;
-        let following = self.upstreams.get_mut(index).and_then(Option::as_mut);
-        let following = following.ok_or(AdmitError::NoRecord)?;
-        let mut admitted = following.follower.admit(&zone, row)?.ok_or(AdmitError::NoRelease)?;
-        match following.view(&admitted, conf, log) {
-            Ok(view) => Ok((admitted, view, zone)),
+        let (following, zone, row) = self.following(index, conf.zone)?;
+        let admitted = following.follower.admit(&zone, row, wishes)?;
+        let admitted = admitted.ok_or(AdmitError::NoRelease)?;
+        let (admitted, view) = following.with_view(admitted, conf, &zone, log)?;
+        Ok((admitted, view, zone))
+    }
+
+    /// Chooses where a request goes on that was sent to these releases, counts it there, and gives
+    /// its view.
+    pub fn fall_back(
+        &mut self,
+        index: usize,
+        conf: &UpstreamConf,
+        tried: &[u64],
+        log: *mut ngx_log_t,
+    ) -> Result<Option<(Admitted, Rc<View>)>, AdmitError> {
+        let (following, zone, row) = self.following(index, conf.zone)?;
+        match following.follower.fall_back(&zone, row, tried)? {
+            Some(admitted) => Ok(Some(following.with_view(admitted, conf, &zone, log)?)),
+            None => Ok(None),
+        }
+    }
+
+    /// Whether there is another release for a request that was sent to these.
+    pub fn has_fallback(&mut self, index: usize, conf: &UpstreamConf, tried: &[u64]) -> bool {
+        let following = self.following(index, conf.zone);
+        following.is_ok_and(|(f, zone, _)| f.follower.has_fallback(&zone, tried).unwrap_or(false))
+    }
+
+    /// Parks a request if it has to wait.
+    pub fn park(
+        &mut self,
+        index: usize,
+        zone: usize,
+        max: u64,
+    ) -> Result<(Parking, Zone<'static>), AdmitError> {
+        let (following, zone, row) = self.following(index, zone)?;
+        Ok((following.follower.park(&zone, row, max)?, zone))
+    }
+
+    /// Whether new requests are parked now; `false` when that cannot be told.
+    pub fn is_held(&mut self, index: usize, zone: usize) -> bool {
+        let following = self.following(index, zone);
+        following.is_ok_and(|(f, zone, _)| f.follower.is_held(&zone).unwrap_or(false))
+    }
+
+    /// How long the hold lasts, in milliseconds, if nobody ends it.
+    pub fn hold_ends_in(&mut self, index: usize, zone: usize) -> u64 {
+        let following = self.following(index, zone);
+        following.map_or(0, |(f, zone, _)| f.follower.hold_ends_in(&zone).unwrap_or(0))
+    }
+}
+
+impl Following {
+    /// The choice with its view; without one it is given back.
+    fn with_view(
+        &mut self,
+        mut admitted: Admitted,
+        conf: &UpstreamConf,
+        zone: &Zone<'_>,
+        log: *mut ngx_log_t,
+    ) -> Result<(Admitted, Rc<View>), AdmitError> {
+        match self.view(&admitted, conf, log) {
+            Ok(view) => Ok((admitted, view)),
             Err(error) => {
                 if let Some(ticket) = admitted.ticket.take() {
-                    ticket.give_back(&zone);
+                    ticket.give_back(zone);
                 }
                 Err(AdmitError::View { release: admitted.release().name.to_string(), error })
             }
         }
     }
-}
 
-impl Following {
     fn view(
         &mut self,
         admitted: &Admitted,

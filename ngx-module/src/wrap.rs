@@ -5,12 +5,16 @@ use std::ffi::{CStr, c_char, c_void};
 use std::ptr;
 
 use nginx_sys::{
-    NGX_ERROR, NGX_OK, ngx_conf_t, ngx_int_t, ngx_module_t, ngx_pool_t, ngx_str_t, ngx_uint_t,
+    NGX_ERROR, NGX_OK, ngx_conf_t, ngx_http_compile_complex_value,
+    ngx_http_compile_complex_value_t, ngx_http_complex_value, ngx_http_complex_value_t,
+    ngx_http_request_t, ngx_int_t, ngx_module_t, ngx_pool_t, ngx_str_t, ngx_uint_t,
 };
 
 pub const OK: ngx_int_t = NGX_OK as ngx_int_t;
 pub const ERROR: ngx_int_t = NGX_ERROR as ngx_int_t;
 pub const BUSY: ngx_int_t = nginx_sys::NGX_BUSY as ngx_int_t;
+pub const AGAIN: ngx_int_t = nginx_sys::NGX_AGAIN as ngx_int_t;
+pub const DECLINED: ngx_int_t = nginx_sys::NGX_DECLINED as ngx_int_t;
 pub const DONE: ngx_int_t = nginx_sys::NGX_DONE as ngx_int_t;
 
 /// What a directive's handler returns: nothing, or the error that NGINX completes with the
@@ -72,10 +76,45 @@ pub fn args(cf: &ngx_conf_t) -> Vec<ngx_str_t> {
     unsafe { (*cf.args).as_slice::<ngx_str_t>().to_vec() }
 }
 
-/// Copies a text into a pool; an empty one when there is no memory.
+/// Copies a text into a pool; `None` when there is no memory.
 pub fn copy_to_pool(pool: *mut ngx_pool_t, text: &[u8]) -> Option<ngx_str_t> {
     // SAFETY: the pool is one of NGINX's that is in use.
     unsafe { ngx_str_t::from_bytes(pool, text) }
+}
+
+/// A text with variables; it lives as long as the configuration.
+#[derive(Debug, Clone, Copy)]
+pub struct Complex(*mut ngx_http_complex_value_t);
+
+impl Complex {
+    /// Reads a text of the directive that is being read.
+    pub fn compile(cf: &mut ngx_conf_t, mut text: ngx_str_t) -> Directive<Self> {
+        // SAFETY: the value is made in the configuration's pool; all other fields of the structure
+        // may be zero. NGINX only reads the text.
+        unsafe {
+            let value = nginx_sys::ngx_pcalloc(cf.pool, size_of::<ngx_http_complex_value_t>())
+                .cast::<ngx_http_complex_value_t>();
+            if value.is_null() {
+                return Err(ConfError::Logged);
+            }
+            let mut compile: ngx_http_compile_complex_value_t = std::mem::zeroed();
+            compile.cf = cf;
+            compile.value = &raw mut text;
+            compile.complex_value = value;
+            if ngx_http_compile_complex_value(&raw mut compile) != OK {
+                return Err(ConfError::Logged);
+            }
+            Ok(Self(value))
+        }
+    }
+
+    /// Its text for a request; `None` when there is no memory.
+    pub fn of(self, r: *mut ngx_http_request_t) -> Option<ngx_str_t> {
+        let mut text = ngx_str_t::empty();
+        // SAFETY: the request lives, and the value was compiled for its configuration.
+        let rc = unsafe { ngx_http_complex_value(r, self.0, &raw mut text) };
+        (rc == OK).then_some(text)
+    }
 }
 
 /// The file and line that are being read.

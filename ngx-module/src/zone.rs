@@ -11,16 +11,15 @@ use std::slice;
 use nginx_sys::{
     ngx_core_conf_t, ngx_cycle_t, ngx_int_t, ngx_log_t, ngx_shm_zone_t, ngx_slab_pool_t,
 };
-use ngx::http::HttpModuleMainConf;
+use shunt_switch::carry::Carried;
 use shunt_switch::reconcile::{Configured, fits, reconcile};
 use shunt_switch::service::ServedZone;
 use shunt_switch::snapshot::{self, Saved, Snapshot, SnapshotError};
 use shunt_switch::{AtomicU64, Zone, ZoneError};
 
-use crate::HttpShuntModule;
-use crate::conf::{MainConf, ZoneConf};
+use crate::conf::{MainConf, UpstreamConf, ZoneConf};
 use crate::lock::Lock;
-use crate::wrap::{ERROR, OK};
+use crate::wrap::{ERROR, OK, bytes, text};
 
 /// Rows for workers in a zone: for each worker process one, and three more for the old ones that
 /// still drain after as many reloads.
@@ -44,14 +43,15 @@ pub fn slab_pool(shm_zone: *const ngx_shm_zone_t) -> Option<*mut ngx_slab_pool_t
 /// The words that [`init_zone`] took from the slab pool; their number stands in their header.
 fn words(shm_zone: *const ngx_shm_zone_t) -> Option<&'static [AtomicU64]> {
     let pool = slab_pool(shm_zone)?;
-    // SAFETY: as above. `data` is null or what `init_zone` put there: page-aligned memory inside of
-    // the mapping, which only atomics touch. The length is checked against the mapping's end. It
-    // stays mapped for as long as this configuration, or a later one, has the zone; whoever holds
-    // the slice belongs to one of them.
+    // SAFETY: as above. `data` is null, or what `init_zone` put there: page-aligned memory inside of
+    // the mapping, which only atomics touch. In a zone of another module it is that module's; if it
+    // lies inside of the mapping, what it points to can be read, and does not have our mark. The
+    // length is checked against the mapping's end. It stays mapped for as long as this
+    // configuration, or a later one, has the zone; whoever holds the slice belongs to one of them.
     unsafe {
         let start = (*pool).data.cast::<AtomicU64>();
         let end = (*pool).end as usize;
-        if start.is_null() || !start.is_aligned() || (start as usize) >= end {
+        if start < pool.cast::<AtomicU64>() || !start.is_aligned() || (start as usize) >= end {
             return None;
         }
         let room = (end - start as usize) / size_of::<AtomicU64>();
@@ -87,10 +87,14 @@ fn prepare(conf: &ZoneConf, main: &MainConf, index: usize, in_use: bool) -> Resu
     let words = words(conf.shm_zone)
         .ok_or_else(|| ZoneError::Foreign.to_string())
         .map_err(|e| format!("{e}; restart NGINX, or give the zone \"{name}\" another name"))?;
+    // What it is going to hold besides what is configured, see `bring_up_zone`.
+    // SAFETY: the global is set before any zone is made; it is still the old cycle's.
+    let old = unsafe { nginx_sys::ngx_cycle.as_ref() }.and_then(|old| old_zone(old, name));
     let saved = if in_use {
         None
     } else {
-        conf.state.as_deref().and_then(|p| Snapshot::read(p).ok().flatten())
+        old.and_then(|(_, zone)| snapshot_of(&zone).ok())
+            .or_else(|| conf.state.as_deref().and_then(|p| Snapshot::read(p).ok().flatten()))
     };
     // The trial copies the words, which must not change meanwhile.
     let _lock = Lock::take_patiently(conf.shm_zone).map_err(|e| format!("zone \"{name}\": {e}"))?;
@@ -127,7 +131,13 @@ fn create(conf: &ZoneConf, main: &MainConf) -> Result<(), String> {
 
 fn configured(main: &MainConf, zone: usize) -> Vec<Configured> {
     let ours = main.upstreams.iter().filter(|u| u.zone == zone);
-    ours.map(|u| Configured { name: u.name.clone(), releases: u.releases.clone() }).collect()
+    let configured = |u: &UpstreamConf| Configured {
+        name: u.name.clone(),
+        fallback: u.fallback.unwrap_or(false),
+        preview: u.preview.is_some(),
+        releases: u.releases.clone(),
+    };
+    ours.map(configured).collect()
 }
 
 /// How many workers a new zone has rows for.
@@ -142,36 +152,76 @@ pub fn bring_up(cycle: &ngx_cycle_t, core: &ngx_core_conf_t, main: &mut MainConf
     for index in 0..main.zones.len() {
         let configured = configured(main, index);
         let conf = &main.zones[index];
-        let old = replaced.iter().find(|(name, _)| *name == conf.name).map(|(_, saved)| saved);
+        let old = replaced.iter().find(|old| old.name == conf.name);
         let records = bring_up_zone(cycle.log, core, conf, &configured, old);
         let ours = main.upstreams.iter_mut().filter(|u| u.zone == index);
         for (upstream, record) in ours.zip(records) {
             upstream.record = record;
         }
     }
+    main.served = main.upstreams.iter().map(UpstreamConf::served).collect();
+}
+
+/// A zone that another one takes the place of.
+struct Replaced {
+    name: String,
+    snapshot: Snapshot,
+    carried: Carried,
+}
+
+fn snapshot_of(zone: &Zone<'_>) -> Result<Snapshot, ZoneError> {
+    let saved = zone.states().map(|state| state.map(|(_, state)| Saved::of(&state)));
+    Ok(Snapshot::new(saved.collect::<Result<_, _>>()?))
+}
+
+/// The zones of shared memory of a cycle.
+fn zones_of(cycle: &ngx_cycle_t) -> Vec<*const ngx_shm_zone_t> {
+    let mut zones = Vec::new();
+    // SAFETY: a list of NGINX's is a chain of parts with `nelts` elements each; those of the first
+    // cycle, which has no configuration, are none.
+    unsafe {
+        let mut part = &raw const cycle.shared_memory.part;
+        while let Some(one) = part.as_ref() {
+            let elements = one.elts.cast::<ngx_shm_zone_t>();
+            zones.extend((0..one.nelts).map(|at| elements.add(at).cast_const()));
+            part = one.next;
+        }
+    }
+    zones
+}
+
+/// A cycle's zone of ours with this name, also if another file of this module made it.
+fn old_zone(cycle: &ngx_cycle_t, name: &str) -> Option<(*const ngx_shm_zone_t, Zone<'static>)> {
+    zones_of(cycle).into_iter().find_map(|shm_zone| {
+        // SAFETY: an element of the cycle's list.
+        let ours = unsafe { bytes(&(*shm_zone).shm.name) == name.as_bytes() };
+        Some((shm_zone, attach(shm_zone).ok().filter(|_| ours)?))
+    })
 }
 
 /// The zones of the old configuration that the new one has other memory for, or none: their workers
 /// may change nothing any more. What they hold goes to the zone of the same name.
-fn replaced(cycle: &ngx_cycle_t, main: &MainConf) -> Vec<(String, Snapshot)> {
+///
+/// They are known by their content: the old configuration may not have had this module, or another
+/// file of it.
+fn replaced(cycle: &ngx_cycle_t, main: &MainConf) -> Vec<Replaced> {
     // SAFETY: while the new configuration comes into force, the old one and its memory are still
-    // there. The first cycle's has no configuration.
-    let old = unsafe { cycle.old_cycle.as_ref() }.filter(|old| !old.conf_ctx.is_null());
-    let Some(old) = old.and_then(HttpShuntModule::main_conf) else { return Vec::new() };
+    // there.
+    let Some(old) = (unsafe { cycle.old_cycle.as_ref() }) else { return Vec::new() };
     let mut replaced = Vec::new();
-    for conf in &old.zones {
-        let pool = slab_pool(conf.shm_zone);
+    for shm_zone in zones_of(old) {
+        let pool = slab_pool(shm_zone);
         if pool.is_none() || main.zones.iter().any(|new| slab_pool(new.shm_zone) == pool) {
             continue;
         }
-        let Ok(zone) = attach(conf.shm_zone) else { continue };
+        let Ok(zone) = attach(shm_zone) else { continue };
         // Without the lock a change that is being written may be lost, but none after it.
-        let _lock = Lock::take_patiently(conf.shm_zone);
+        let _lock = Lock::take_patiently(shm_zone);
         zone.retire();
-        let saved: Result<Vec<_>, _> =
-            zone.states().map(|state| state.map(|(_, state)| Saved::of(&state))).collect();
-        if let Ok(saved) = saved {
-            replaced.push((conf.name.clone(), Snapshot::new(saved)));
+        if let (Ok(snapshot), Ok(carried)) = (snapshot_of(&zone), Carried::from(&zone)) {
+            // SAFETY: an element of the old cycle's list.
+            let name = unsafe { text(&(*shm_zone).shm.name).into_owned() };
+            replaced.push(Replaced { name, snapshot, carried });
         }
     }
     replaced
@@ -182,7 +232,7 @@ fn bring_up_zone(
     core: &ngx_core_conf_t,
     conf: &ZoneConf,
     configured: &[Configured],
-    old: Option<&Snapshot>,
+    old: Option<&Replaced>,
 ) -> Vec<Option<usize>> {
     let name = &conf.name;
     let zone = match attach(conf.shm_zone) {
@@ -203,16 +253,28 @@ fn bring_up_zone(
     let fresh = zone.upstreams_use().used == 0;
     // What the old zone held is newer than its file, or the only thing there is.
     let saved = match old {
-        Some(old) => Some(old.clone()),
+        Some(old) => Some(old.snapshot.clone()),
         None => state.filter(|_| fresh).and_then(|path| read(log, path)),
     };
-    let outcome = match reconcile(&zone, configured, saved.as_ref()) {
+    let mut outcome = reconcile(&zone, configured, saved.as_ref());
+    if let Err(error) = &outcome
+        && fresh
+        && saved.is_some()
+    {
+        // Better without what was switched than without the upstreams.
+        emerg!(log, "zone \"{name}\": {error}; the configuration counts");
+        outcome = zone.start_over().and_then(|zone| reconcile(&zone, configured, None));
+    }
+    let outcome = match outcome {
         Ok(outcome) => outcome,
         Err(error) => {
             emerg!(log, "zone \"{name}\": {error}; new upstreams in it do not work");
             return as_it_is(&zone, configured);
         }
     };
+    if let Some(Err(error)) = old.map(|old| old.carried.hand_over(&zone)) {
+        error!(log, "zone \"{name}\": {error}; its counters start anew");
+    }
     for notice in &outcome.notices {
         warn!(log, "zone \"{name}\": {notice}");
     }
@@ -220,7 +282,7 @@ fn bring_up_zone(
         make_folder(log, core, path);
         if outcome.changed {
             let served = ServedZone { zone, name, size: conf.size as u64, state_file: state };
-            if let Err(error) = served.save() {
+            if let Ok(Some(error)) | Err(error) = served.save() {
                 error!(log, "zone \"{name}\": {error}");
             }
         }

@@ -57,12 +57,22 @@ impl<'z> Cell<'z> {
         self.change(self.in_flight, |n| n.wrapping_add(Kind::Request.one()));
         fence(Ordering::SeqCst);
         if Route::load(word) == seen {
-            self.change(self.requests, |n| n.wrapping_add(1));
+            self.count();
             true
         } else {
             self.leave(Kind::Request);
             false
         }
+    }
+
+    /// Counts a request that is parked.
+    pub fn park(&self) {
+        self.change(self.in_flight, |n| n.wrapping_add(Kind::Request.one()));
+    }
+
+    /// Counts one more request that was ever here.
+    pub fn count(&self) {
+        self.change(self.requests, |n| n.wrapping_add(1));
     }
 
     /// The request has become an upgraded connection.

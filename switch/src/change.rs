@@ -5,9 +5,9 @@
 
 use std::rc::Rc;
 
-use shunt_api::{ReleaseName, ReleaseSpec};
+use shunt_api::{Portion, ReleaseName, ReleaseSpec};
 
-use crate::record::State;
+use crate::record::{State, bit};
 use crate::table::{Entry, MAX_RELEASES, Member, Origin, Table};
 
 /// Why an upstream cannot be changed in this way.
@@ -23,6 +23,12 @@ pub enum ChangeError {
         /// The releases that there are.
         known: String,
     },
+    /// The canary cannot be deleted.
+    #[error("release \"{0}\" is the canary, end that first")]
+    Canary(ReleaseName),
+    /// The active release gets all requests as it is.
+    #[error("release \"{0}\" is active, another one can be the canary")]
+    CanaryIsActive(ReleaseName),
     /// The active release cannot be deleted.
     #[error("release \"{0}\" is active, switch to another one first")]
     Active(ReleaseName),
@@ -59,7 +65,12 @@ impl ChangeError {
     pub fn status(&self) -> u16 {
         match self {
             Self::NoRelease { .. } => 404,
-            Self::Active(_) | Self::InFlight { .. } | Self::Declared(_) | Self::TooMany(_) => 409,
+            Self::Active(_)
+            | Self::Canary(_)
+            | Self::CanaryIsActive(_)
+            | Self::InFlight { .. }
+            | Self::Declared(_)
+            | Self::TooMany(_) => 409,
             Self::Backup { .. } => 422,
         }
     }
@@ -91,16 +102,7 @@ fn no_release(state: &State, release: &ReleaseName) -> ChangeError {
     }
 }
 
-fn with_table(state: &State, releases: Vec<Entry>, stamp: u64) -> State {
-    State {
-        route: state.route.next(state.route.active()),
-        previous: state.previous,
-        stamp,
-        table: Rc::new(Table { upstream: state.table.upstream.clone(), releases }),
-    }
-}
-
-/// Makes a release active; `None` when it is already.
+/// Makes a release active; `None` when it is already. A canary that becomes active is none any more.
 ///
 /// # Errors
 ///
@@ -110,23 +112,67 @@ pub fn switch(state: &State, release: &ReleaseName) -> Result<Option<State>, Cha
     if state.route.active() == Some(entry.index) {
         return Ok(None);
     }
-    Ok(Some(State {
-        route: state.route.next(Some(entry.index)),
-        previous: state.route.active(),
-        stamp: state.stamp,
-        table: state.table.clone(),
-    }))
+    let mut route = state.route.next().with_active(Some(entry.index));
+    if state.route.canary().is_some_and(|(index, _)| index == entry.index) {
+        route = route.with_canary(None);
+    }
+    let exposed = state.exposed | bit(entry.index);
+    Ok(Some(State { route, previous: state.route.active(), exposed, ..state.clone() }))
+}
+
+/// Gives a release a share of the requests; `None` when it has that already.
+///
+/// # Errors
+///
+/// [`ChangeError::NoRelease`], [`ChangeError::CanaryIsActive`].
+pub fn set_canary(
+    state: &State,
+    release: &ReleaseName,
+    share: Portion,
+) -> Result<Option<State>, ChangeError> {
+    let entry = state.table.by_name(release.as_str()).ok_or_else(|| no_release(state, release))?;
+    if state.route.active() == Some(entry.index) {
+        return Err(ChangeError::CanaryIsActive(release.clone()));
+    }
+    let canary = Some((entry.index, share));
+    if state.route.canary() == canary {
+        return Ok(None);
+    }
+    let route = state.route.next().with_canary(canary);
+    Ok(Some(State { route, exposed: state.exposed | bit(entry.index), ..state.clone() }))
+}
+
+/// Ends a canary; `None` when there is none.
+#[must_use]
+pub fn end_canary(state: &State) -> Option<State> {
+    state.route.canary()?;
+    Some(State { route: state.route.next().with_canary(None), ..state.clone() })
+}
+
+/// Parks new requests until a time of [`crate::clock::since_boot`].
+#[must_use]
+pub fn hold(state: &State, until: u64) -> State {
+    State { route: state.route.next().with_hold(true), held_until: until, ..state.clone() }
+}
+
+/// Lets parked requests go; `None` when nothing is held.
+#[must_use]
+pub fn resume(state: &State) -> Option<State> {
+    let route = state.route.next().with_hold(false);
+    state.route.is_held().then(|| State { route, held_until: 0, ..state.clone() })
 }
 
 /// Forgets the previous release; `None` when there is none.
 #[must_use]
 pub fn forget_previous(state: &State) -> Option<State> {
     state.previous?;
-    let route = state.route.next(state.route.active());
-    Some(State { route, previous: None, stamp: state.stamp, table: state.table.clone() })
+    Some(State { route: state.route.next(), previous: None, ..state.clone() })
 }
 
 /// Adds a release, or gives one other servers; `None` when it has these already.
+///
+/// With `shunt_preview`, a release that users' requests went to gets previews again when it is put
+/// anew. A release that is put anew is not the one that requests may fall back to.
 ///
 /// # Errors
 ///
@@ -145,9 +191,28 @@ pub fn put<S: Supply>(
         }));
     }
     let servers: Vec<Member> = spec.servers.iter().map(Member::from).collect();
+    let known = state.table.by_name(release.as_str());
+    let serves = known.is_some_and(|entry| {
+        let canary = state.route.canary().map(|(index, _)| index);
+        [state.route.active(), canary].contains(&Some(entry.index))
+    });
+    let mut next = state.clone();
+    next.route = state.route.next();
+    if let Some(entry) = known {
+        let anew = state.table.preview && state.is_exposed(entry.index) && !serves;
+        if entry.servers == servers && !anew {
+            return Ok(Ok(None));
+        }
+        if !serves {
+            next.exposed &= !bit(entry.index);
+            next.previous.take_if(|index| *index == entry.index);
+        }
+        if entry.servers == servers {
+            return Ok(Ok(Some(next)));
+        }
+    }
     let mut releases = state.table.releases.clone();
     match releases.iter_mut().find(|e| e.name == *release) {
-        Some(entry) if entry.servers == servers => return Ok(Ok(None)),
         Some(entry) => {
             // Requests of the old servers are still in flight in the release of this name, so it
             // keeps its column.
@@ -161,6 +226,7 @@ pub fn put<S: Supply>(
             let Some(index) = state.table.free_index() else {
                 return Ok(Err(ChangeError::TooMany(state.table.upstream.clone())));
             };
+            next.exposed &= !bit(index);
             releases.push(Entry {
                 name: release.clone(),
                 index,
@@ -171,15 +237,17 @@ pub fn put<S: Supply>(
             });
         }
     }
-    Ok(Ok(Some(with_table(state, releases, supply.serial()))))
+    next.stamp = supply.serial();
+    next.table = Rc::new(Table { releases, ..(*state.table).clone() });
+    Ok(Ok(Some(next)))
 }
 
 /// Deletes a release, of which `in_flight` is in flight, and tells its column.
 ///
 /// # Errors
 ///
-/// [`ChangeError::NoRelease`], [`ChangeError::Active`], [`ChangeError::Declared`],
-/// [`ChangeError::InFlight`].
+/// [`ChangeError::NoRelease`], [`ChangeError::Active`], [`ChangeError::Canary`],
+/// [`ChangeError::Declared`], [`ChangeError::InFlight`].
 pub fn delete(
     state: &State,
     release: &ReleaseName,
@@ -190,6 +258,9 @@ pub fn delete(
     if state.route.active() == Some(entry.index) {
         return Err(ChangeError::Active(release.clone()));
     }
+    if state.route.canary().is_some_and(|(index, _)| index == entry.index) {
+        return Err(ChangeError::Canary(release.clone()));
+    }
     if entry.origin != Origin::Api {
         return Err(ChangeError::Declared(release.clone()));
     }
@@ -197,9 +268,15 @@ pub fn delete(
     if in_flight != 0 {
         return Err(ChangeError::InFlight { release: release.clone(), in_flight });
     }
-    let others = state.table.releases.iter().filter(|e| e.name != *release).cloned().collect();
-    let mut next = with_table(state, others, stamp);
-    next.previous = state.previous.filter(|index| *index != entry.index);
+    let releases = state.table.releases.iter().filter(|e| e.name != *release).cloned().collect();
+    let next = State {
+        route: state.route.next(),
+        previous: state.previous.filter(|index| *index != entry.index),
+        exposed: state.exposed & !bit(entry.index),
+        stamp,
+        table: Rc::new(Table { releases, ..(*state.table).clone() }),
+        ..state.clone()
+    };
     Ok((next, entry.column))
 }
 
@@ -234,8 +311,9 @@ mod tests {
     }
 
     fn empty() -> State {
-        let table = Rc::new(Table { upstream: "web".to_owned(), releases: Vec::new() });
-        State { route: Route::new(1, None), previous: None, stamp: 1, table }
+        let table = Rc::new(Table { preview: true, ..Table::empty("web", 0) });
+        let route = Route::new(1, None);
+        State { route, previous: None, held_until: 0, exposed: 0, stamp: 1, table }
     }
 
     #[derive(Debug, Clone)]
@@ -244,6 +322,10 @@ mod tests {
         Delete(u8),
         Switch(u8),
         Forget,
+        Canary(u8, u16),
+        EndCanary,
+        Hold,
+        Resume,
     }
 
     fn step() -> impl Strategy<Value = Step> {
@@ -252,6 +334,10 @@ mod tests {
             (0u8..6).prop_map(Step::Delete),
             (0u8..6).prop_map(Step::Switch),
             Just(Step::Forget),
+            (0u8..6, 0..=Portion::WHOLE).prop_map(|(r, s)| Step::Canary(r, s)),
+            Just(Step::EndCanary),
+            Just(Step::Hold),
+            Just(Step::Resume),
         ]
     }
 
@@ -269,8 +355,17 @@ mod tests {
                     Step::Delete(r) => {
                         delete(&state, &name(*r), numbers.serial(), |_| 0).ok().map(|d| d.0)
                     }
-                    Step::Switch(r) => switch(&state, &name(*r)).ok().flatten(),
+                    Step::Switch(r) => {
+                        switch(&state, &name(*r)).ok().flatten()
+                    }
                     Step::Forget => forget_previous(&state),
+                    Step::Canary(r, s) => {
+                        let share = Portion::of_parts(*s);
+                        set_canary(&state, &name(*r), share).ok().flatten()
+                    }
+                    Step::EndCanary => end_canary(&state),
+                    Step::Hold => Some(hold(&state, 77)),
+                    Step::Resume => resume(&state),
                 };
                 let Some(next) = next else { continue };
                 prop_assert_eq!(next.route.generation(), before.route.generation() + 1);
@@ -279,6 +374,19 @@ mod tests {
                 prop_assert!(of(state.route.active()) != Some(None), "active release is gone");
                 prop_assert!(of(state.previous) != Some(None), "previous release is gone");
                 prop_assert!(state.previous.is_none() || state.previous != state.route.active());
+                let canary = state.route.canary().map(|(index, _)| index);
+                prop_assert!(of(canary) != Some(None), "the canary is gone");
+                prop_assert!(canary.is_none() || canary != state.route.active());
+                prop_assert_eq!(state.route.is_held(), state.held_until != 0);
+                for index in [canary, state.route.active()].into_iter().flatten() {
+                    prop_assert!(state.is_exposed(index));
+                }
+                if !matches!(step, Step::Hold | Step::Resume) {
+                    prop_assert_eq!(state.route.is_held(), before.route.is_held());
+                }
+                if !matches!(step, Step::Canary(..) | Step::EndCanary | Step::Switch(_)) {
+                    prop_assert_eq!(state.route.canary(), before.route.canary());
+                }
                 for (i, a) in state.table.releases.iter().enumerate() {
                     for b in &state.table.releases[i + 1..] {
                         prop_assert!(a.index != b.index && a.column != b.column);
@@ -305,6 +413,15 @@ mod tests {
         assert_eq!(delete(&state, &name(1), 99, |_| 0), Err(ChangeError::Active(name(1))));
         let state = put(&state, &name(2), &spec(2), true, &mut numbers).unwrap().unwrap().unwrap();
         let state = switch(&state, &name(2)).unwrap().unwrap();
+        let half = Portion::of_parts(5000);
+        let error = set_canary(&state, &name(2), half).unwrap_err();
+        assert_eq!((error.status(), error), (409, ChangeError::CanaryIsActive(name(2))));
+        let canary = set_canary(&state, &name(1), half).unwrap().unwrap();
+        assert_eq!(delete(&canary, &name(1), 99, |_| 0), Err(ChangeError::Canary(name(1))));
+        assert_eq!(set_canary(&canary, &name(1), half), Ok(None));
+        let ended = end_canary(&canary).unwrap();
+        assert_eq!((ended.route.canary(), end_canary(&ended)), (None, None));
+        assert_eq!(resume(&ended), None);
         assert_eq!(
             delete(&state, &name(1), 99, |_| 3),
             Err(ChangeError::InFlight { release: name(1), in_flight: 3 })
@@ -316,6 +433,31 @@ mod tests {
         });
         let error = put(&state, &name(3), &backup, false, &mut numbers).unwrap().unwrap_err();
         assert_eq!(error.status(), 422);
+    }
+
+    #[test]
+    fn a_release_that_users_met_gets_previews_again_when_it_is_put_anew() {
+        let mut numbers = Numbers(10);
+        let mut state = empty();
+        let put = |state: &State, r, port, numbers: &mut Numbers| {
+            put(state, &name(r), &spec(port), true, numbers).unwrap().unwrap()
+        };
+        for r in [1, 2] {
+            state = put(&state, r, 1, &mut numbers).unwrap();
+            state = switch(&state, &name(r)).unwrap().unwrap();
+        }
+        let exposed = |state: &State| [state.is_exposed(0), state.is_exposed(1)];
+        assert_eq!((exposed(&state), state.previous), ([true, true], Some(0)));
+        let again = put(&state, 1, 1, &mut numbers).unwrap();
+        assert_eq!((exposed(&again), again.previous), ([false, true], None));
+        assert_eq!(put(&again, 1, 1, &mut numbers), None);
+        // The active one stays what it is.
+        assert_eq!(put(&state, 2, 1, &mut numbers), None);
+        let other = put(&state, 1, 9, &mut numbers).unwrap();
+        assert_eq!((exposed(&other), other.previous), ([false, true], None));
+        // Without previews there is nothing to put anew.
+        let table = Rc::new(Table { preview: false, ..(*state.table).clone() });
+        assert_eq!(put(&State { table, ..state }, 1, 1, &mut numbers), None);
     }
 
     #[test]

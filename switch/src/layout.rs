@@ -5,29 +5,32 @@
 //! | header | 16 | what follows, so that any process can find its way |
 //! | workers | one per row | who counts in this row |
 //! | sharers | 32 | who counts in the shared row |
-//! | records | 8 per upstream | route word, where its table is |
+//! | records | 16 per upstream | route word, where its table is |
 //! | owners | one per column | which upstream counts in this column |
 //! | cells | rows × columns × 2 | in flight, requests |
+//! | counters | 24 per column | what a release has answered |
 //! | arena | 16 per block | tables of releases |
 //!
-//! A *row* belongs to a worker and a *column* to a release. The last row belongs to nobody and
+//! A *row* belongs to a worker and a *column* to a release, or to the parked requests of an upstream. The last row belongs to nobody and
 //! everybody: workers that find no free row share it.
 
 use std::ops::Range;
+
+use crate::counters::COUNTERS;
 
 /// Words of the header.
 pub const HEADER: usize = 16;
 /// Workers that the shared row knows by name.
 pub const SHARERS: usize = 32;
 /// Words of an upstream's record.
-pub const RECORD: usize = 8;
+pub const RECORD: usize = 16;
 /// Words of a cell.
 pub const CELL: usize = 2;
 /// Words of a block of the arena: 128 bytes.
 pub const BLOCK: usize = 16;
 
 /// Columns and blocks that the layout has for each upstream.
-const COLUMNS_PER_UPSTREAM: usize = 4;
+const COLUMNS_PER_UPSTREAM: usize = 5;
 const BLOCKS_PER_UPSTREAM: usize = 4;
 
 /// Words of a cache line; rows start on one, so that workers do not share them.
@@ -40,7 +43,7 @@ pub struct Layout {
     pub workers: usize,
     /// Upstreams that fit.
     pub upstreams: usize,
-    /// Releases that fit.
+    /// Releases that fit, and one more for each upstream.
     pub columns: usize,
     /// Blocks of the arena.
     pub blocks: usize,
@@ -51,7 +54,8 @@ impl Layout {
     #[must_use]
     pub fn divide(words: usize, workers: usize) -> Option<Self> {
         let cells = CELL * (workers + 1);
-        let each = RECORD + COLUMNS_PER_UPSTREAM * (cells + 1) + BLOCKS_PER_UPSTREAM * BLOCK;
+        let each =
+            RECORD + COLUMNS_PER_UPSTREAM * (cells + 1 + COUNTERS) + BLOCKS_PER_UPSTREAM * BLOCK;
         // Every part may lose up to a line to its alignment, and so may each row.
         let fixed = HEADER + round(workers + SHARERS) + LINE * (workers + 5);
         let upstreams = words.checked_sub(fixed)? / each;
@@ -96,10 +100,17 @@ impl Layout {
         at..at + CELL
     }
 
+    /// The words of a column's counters.
+    #[must_use]
+    pub fn counters(&self, column: usize) -> Range<usize> {
+        let at = self.cells() + (self.workers + 1) * self.row() + column * COUNTERS;
+        at..at + COUNTERS
+    }
+
     /// The words of a run of blocks.
     #[must_use]
     pub fn arena(&self, blocks: Range<usize>) -> Range<usize> {
-        let at = self.cells() + (self.workers + 1) * self.row();
+        let at = self.counters(self.columns).start;
         at + blocks.start * BLOCK..at + blocks.end * BLOCK
     }
 
@@ -143,9 +154,12 @@ mod tests {
                 prop_assert!(layout.cell(row, layout.columns - 1).end <= layout.cell(row + 1, 0).start);
                 prop_assert_eq!(layout.cell(row, 0).start % LINE, 0);
             }
-            prop_assert!(layout.cell(workers, layout.columns - 1).end <= layout.arena(0..1).start);
+            prop_assert!(layout.cell(workers, layout.columns - 1).end <= layout.counters(0).start);
+            prop_assert_eq!(layout.counters(0).start % LINE, 0);
+            prop_assert!(layout.counters(layout.columns - 1).end <= layout.arena(0..1).start);
             // Little is wasted: one more upstream would not fit by much.
-            let each = RECORD + COLUMNS_PER_UPSTREAM * (CELL * (workers + 1) + 1) + BLOCKS_PER_UPSTREAM * BLOCK;
+            let column = CELL * (workers + 1) + 1 + COUNTERS;
+            let each = RECORD + COLUMNS_PER_UPSTREAM * column + BLOCKS_PER_UPSTREAM * BLOCK;
             prop_assert!(words - layout.words() < each + LINE * (2 * workers + 12));
         }
     }

@@ -15,20 +15,26 @@
 //! - **One writer per cell.** Each worker counts in cells of its own, so a dead worker's counts can
 //!   be left out as a whole (P4).
 //!
-//! As a request: [`follower`] → [`route`] → [`cells`]. As a change: [`service`] → [`change`] →
+//! As a request: [`follower`] → [`route`] → [`canary`] → [`cells`], and [`counters`] when it has ended. As a change: [`service`] → [`change`] →
 //! [`snapshot`] → [`table`] → [`route`].
 
 #![forbid(unsafe_code)]
 
 pub mod arena;
+pub mod canary;
+pub mod carry;
 pub mod cells;
 pub mod change;
+pub mod clock;
+pub mod counters;
 pub mod follower;
 pub mod layout;
+pub mod metrics;
 pub mod reconcile;
 pub mod record;
 pub mod route;
 pub mod service;
+pub mod show;
 pub mod snapshot;
 mod sync;
 pub mod table;

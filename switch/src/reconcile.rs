@@ -7,10 +7,11 @@
 use std::collections::HashMap;
 use std::rc::Rc;
 
-use shunt_api::{ReleaseName, Server};
+use shunt_api::{Canary, HoldRequest, ReleaseName, Server};
 
+use crate::clock;
 use crate::layout::Layout;
-use crate::record::State;
+use crate::record::{State, bit};
 use crate::route::Route;
 use crate::snapshot::{Saved, Snapshot};
 use crate::sync::{AtomicU64, Ordering};
@@ -22,6 +23,10 @@ use crate::zone::{Zone, ZoneError};
 pub struct Configured {
     /// Its name.
     pub name: String,
+    /// `shunt_fallback on`
+    pub fallback: bool,
+    /// Whether it has `shunt_preview`.
+    pub preview: bool,
     /// Its releases; the first is active at first.
     pub releases: Vec<(ReleaseName, Vec<Member>)>,
 }
@@ -41,6 +46,7 @@ pub struct Outcome {
 struct Draft {
     name: ReleaseName,
     servers: Vec<Member>,
+    exposed: bool,
     origin: Origin,
     /// What it has already: its index, column and serial.
     placed: Option<(u8, u32, u64)>,
@@ -50,6 +56,10 @@ struct Base {
     route: Option<Route>,
     active: Option<ReleaseName>,
     previous: Option<ReleaseName>,
+    canary: Option<Canary>,
+    held_until: Option<u64>,
+    /// The column of parked requests.
+    parked: Option<u32>,
     releases: Vec<Draft>,
 }
 
@@ -59,6 +69,7 @@ impl Base {
         let draft = |e: &Entry| Draft {
             name: e.name.clone(),
             servers: e.servers.clone(),
+            exposed: state.is_exposed(e.index),
             origin: e.origin.clone(),
             placed: Some((e.index, e.column, e.serial)),
         };
@@ -66,6 +77,12 @@ impl Base {
             route: Some(state.route),
             active: state.route.active().and_then(name),
             previous: state.previous.and_then(name),
+            canary: state
+                .route
+                .canary()
+                .and_then(|(index, share)| Some(Canary { release: name(index)?, share })),
+            held_until: state.route.is_held().then_some(state.held_until),
+            parked: Some(state.table.parked),
             releases: state.table.releases.iter().map(draft).collect(),
         }
     }
@@ -75,6 +92,7 @@ impl Base {
         let drafts = saved.releases.iter().map(|release| Draft {
             name: release.name.clone(),
             servers: members(&release.servers),
+            exposed: saved.exposed.contains(&release.name),
             origin: match &release.configured {
                 Some(servers) => Origin::Override(members(servers)),
                 None => Origin::Api,
@@ -85,12 +103,28 @@ impl Base {
             route: Some(Route::new(saved.generation, None)),
             active: saved.active.clone(),
             previous: saved.previous.clone(),
+            canary: saved.canary.clone(),
+            held_until: saved.held_until.map(|until| {
+                // Whatever the file says, and whatever the calendar: no longer than is allowed.
+                let left = until.saturating_sub(clock::since_1970());
+                let most = HoldRequest::MAX.as_secs() * 1000;
+                clock::since_boot().saturating_add(left.min(most))
+            }),
+            parked: None,
             releases: drafts.collect(),
         }
     }
 
     fn empty() -> Self {
-        Self { route: None, active: None, previous: None, releases: Vec::new() }
+        Self {
+            route: None,
+            active: None,
+            previous: None,
+            canary: None,
+            held_until: None,
+            parked: None,
+            releases: Vec::new(),
+        }
     }
 }
 
@@ -116,7 +150,14 @@ fn same_text(a: &[Member], b: &[Member]) -> bool {
 }
 
 /// Lets the configuration's releases into what is there.
-fn merge(base: &mut Base, configured: &Configured, notices: &mut Vec<String>) {
+///
+/// `exposed` are the configured releases that users' requests went to, by the state file.
+fn merge(
+    base: &mut Base,
+    configured: &Configured,
+    exposed: &[ReleaseName],
+    notices: &mut Vec<String>,
+) {
     let upstream = &configured.name;
     base.releases.retain_mut(|draft| {
         if configured.releases.iter().any(|(name, _)| *name == draft.name) {
@@ -145,6 +186,7 @@ fn merge(base: &mut Base, configured: &Configured, notices: &mut Vec<String>) {
             added.push(Draft {
                 name: name.clone(),
                 servers: servers.clone(),
+                exposed: exposed.contains(name),
                 origin: Origin::Config,
                 placed: None,
             });
@@ -165,6 +207,7 @@ fn merge(base: &mut Base, configured: &Configured, notices: &mut Vec<String>) {
         draft.origin = Origin::Config;
         if draft.servers != *servers {
             draft.servers.clone_from(servers);
+            draft.exposed = false;
             if let Some((_, _, serial)) = &mut draft.placed {
                 *serial = 0;
             }
@@ -186,22 +229,50 @@ fn merge(base: &mut Base, configured: &Configured, notices: &mut Vec<String>) {
         base.active = first;
     }
     base.previous.take_if(|name| !there(name) || base.active.as_ref() == Some(name));
+    let gone = |canary: &mut Canary| {
+        !there(&canary.release) || base.active.as_ref() == Some(&canary.release)
+    };
+    if let Some(Canary { release, .. }) = base.canary.take_if(gone) {
+        notices.push(format!(
+            "release \"{release}\" of upstream \"{upstream}\" was the canary and is none any more"
+        ));
+    }
+    let serving = [base.active.as_ref(), base.canary.as_ref().map(|c| &c.release)];
+    for draft in &mut base.releases {
+        draft.exposed |= serving.contains(&Some(&draft.name));
+    }
 }
 
 /// Gives every release its place in the zone.
-fn place(zone: &Zone<'_>, upstream: usize, name: &str, base: Base) -> Result<State, ZoneError> {
-    let mut table = Table { upstream: name.to_owned(), releases: Vec::new() };
+fn place(
+    zone: &Zone<'_>,
+    upstream: usize,
+    configured: &Configured,
+    base: Base,
+) -> Result<State, ZoneError> {
+    let name = &configured.name;
+    let parked = match base.parked {
+        Some(column) => column,
+        None => zone.take_column(upstream)?,
+    };
+    let mut table = Table {
+        fallback: configured.fallback,
+        preview: configured.preview,
+        ..Table::empty(name, parked)
+    };
     let taken: Vec<u8> = base.releases.iter().filter_map(|d| d.placed.map(|p| p.0)).collect();
     let mut free = (0..MAX_RELEASES as u8).filter(|index| !taken.contains(index));
+    let mut exposed = 0;
     for draft in base.releases {
         let (index, column, serial) = match draft.placed {
             Some((index, column, 0)) => (index, column, zone.serial()),
             Some(placed) => placed,
             None => {
-                let index = free.next().ok_or_else(|| ZoneError::NoIndex(name.to_owned()))?;
+                let index = free.next().ok_or_else(|| ZoneError::NoIndex(name.clone()))?;
                 (index, zone.take_column(upstream)?, zone.serial())
             }
         };
+        exposed |= if draft.exposed { bit(index) } else { 0 };
         table.releases.push(Entry {
             name: draft.name,
             index,
@@ -216,8 +287,12 @@ fn place(zone: &Zone<'_>, upstream: usize, name: &str, base: Base) -> Result<Sta
     };
     let (active, previous) = (index(&base.active), index(&base.previous));
     let generation = base.route.map_or(1, Route::generation);
-    let route = Route::new(generation, active);
-    Ok(State { route, previous, stamp: zone.serial(), table: Rc::new(table) })
+    let canary = base.canary.and_then(|c| Some((index(&Some(c.release))?, c.share)));
+    let route =
+        Route::new(generation, active).with_canary(canary).with_hold(base.held_until.is_some());
+    let held_until = base.held_until.unwrap_or(0);
+    let (stamp, table) = (zone.serial(), Rc::new(table));
+    Ok(State { route, previous, held_until, exposed, stamp, table })
 }
 
 /// Brings the zone in line with the configuration. Under the lock.
@@ -233,6 +308,7 @@ pub fn reconcile(
     saved: Option<&Snapshot>,
 ) -> Result<Outcome, ZoneError> {
     let mut outcome = Outcome::default();
+    zone.collect_columns();
     let there: HashMap<String, (usize, State)> = zone
         .states()
         .map(|state| state.map(|(at, state)| (state.table.upstream.clone(), (at, state))))
@@ -246,16 +322,17 @@ pub fn reconcile(
     for upstream in configured {
         let record = if let Some((at, state)) = there.get(&upstream.name) {
             let mut base = Base::of_state(state);
-            merge(&mut base, upstream, &mut outcome.notices);
-            let mut next = place(zone, *at, &upstream.name, base)?;
-            let dropped = state.table.releases.iter().map(|e| e.column);
-            let dropped = dropped.filter(|c| !next.table.releases.iter().any(|e| e.column == *c));
+            merge(&mut base, upstream, &[], &mut outcome.notices);
+            let mut next = place(zone, *at, upstream, base)?;
+            let dropped = state.table.columns();
+            let dropped = dropped.filter(|c| !next.table.columns().any(|n| n == *c));
             let dropped: Vec<u32> = dropped.collect();
             let same = next.table == state.table
                 && next.route == state.route
-                && next.previous == state.previous;
+                && next.previous == state.previous
+                && next.exposed == state.exposed;
             if !same {
-                next.route = state.route.next(next.route.active());
+                next.route = next.route.next();
                 zone.prepare(*at, &next)?.publish();
                 // A column with something in flight is collected when a new one is needed.
                 dropped
@@ -273,17 +350,22 @@ pub fn reconcile(
             let known = saved.and_then(|s| s.upstreams.iter().find(|u| u.name == upstream.name));
             found_saved += usize::from(known.is_some());
             let mut base = known.map_or_else(Base::empty, Base::of_saved);
-            merge(&mut base, upstream, &mut outcome.notices);
+            let exposed = known.map_or(&[][..], |k| &k.exposed);
+            merge(&mut base, upstream, exposed, &mut outcome.notices);
             let (active, previous) = (base.active.clone(), base.previous.clone());
-            let mut next = place(zone, at, &upstream.name, base)?;
-            let unchanged = known.is_some_and(|k| k.active == active && k.previous == previous);
+            let canary = base.canary.clone();
+            let mut next = place(zone, at, upstream, base)?;
+            let unchanged = known.is_some_and(|k| {
+                k.active == active && k.previous == previous && k.canary == canary
+            });
             // The record may have been another upstream's, whose readers must see a new route.
             let old = Route::load(zone.route_word(at));
             let changed = known.is_some() && !unchanged;
             let generation = next.route.generation().wrapping_add(u32::from(changed));
             let generation = generation.max(old.generation().wrapping_add(1)).max(1);
-            next.route = Route::new(generation, next.route.active());
+            next.route = next.route.with_generation(generation);
             zone.prepare(at, &next)?.publish();
+            zone.set_switches(at, 0);
             outcome.changed = true;
             at
         };
@@ -309,12 +391,11 @@ pub fn reconcile(
 
 /// Takes the record of an upstream that the configuration no longer has and that nobody uses.
 fn take_retired(zone: &Zone<'_>, retired: &mut Vec<&(usize, State)>) -> Option<usize> {
-    let idle =
-        |state: &State| state.table.releases.iter().all(|e| zone.in_flight(e.column).total() == 0);
+    let idle = |state: &State| state.table.columns().all(|c| zone.in_flight(c).total() == 0);
     let at = retired.iter().position(|(_, state)| idle(state))?;
     let (record, state) = retired.swap_remove(at);
     zone.free_upstream(*record);
-    state.table.releases.iter().for_each(|e| zone.free(e.column));
+    state.table.columns().for_each(|column| zone.free(column));
     Some(*record)
 }
 
@@ -379,7 +460,8 @@ mod tests {
 
     fn configured(upstream: &str, releases: &[(&str, u16)]) -> Configured {
         let releases = releases.iter().map(|(n, p)| (name(n), vec![member(*p)])).collect();
-        Configured { name: upstream.to_owned(), releases }
+        let name = upstream.to_owned();
+        Configured { name, fallback: false, preview: false, releases }
     }
 
     fn active(zone: &Zone<'_>, record: usize) -> Option<String> {
@@ -449,7 +531,7 @@ mod tests {
         let mut table = (*state.table).clone();
         table.releases[0].origin = Origin::Override(vec![member(1)]);
         table.releases[0].servers = vec![member(9)];
-        state.route = state.route.next(state.route.active());
+        state.route = state.route.next();
         state.stamp = zone.serial();
         state.table = Rc::new(table);
         zone.prepare(record, &state).unwrap().publish();
@@ -502,6 +584,9 @@ mod tests {
             generation: 3,
             active: None,
             previous: None,
+            canary: None,
+            held_until: None,
+            exposed: Vec::new(),
             releases: Vec::new(),
         };
         let outcome = reconcile(&zone, &[], Some(&Snapshot::new(vec![saved]))).unwrap();

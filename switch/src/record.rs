@@ -12,14 +12,15 @@ use crate::arena::{self, Place};
 use crate::layout::BLOCK;
 use crate::route::Route;
 use crate::sync::{AtomicU64, Ordering, fence};
-use crate::table::Table;
+use crate::table::{Entry, Table};
 use crate::zone::{Zone, ZoneError};
 
 /// The words of a record.
 mod field {
     pub const ROUTE: usize = 0;
     pub const TAKEN: usize = 1;
-    pub const SIDES: usize = 2;
+    pub const SWITCHES: usize = 2;
+    pub const SIDES: usize = 4;
 }
 
 /// The words of a side.
@@ -27,7 +28,9 @@ mod side {
     pub const PLACE: usize = 0;
     pub const STAMP: usize = 1;
     pub const PREVIOUS: usize = 2;
-    pub const WORDS: usize = 3;
+    pub const HELD_UNTIL: usize = 3;
+    pub const EXPOSED: usize = 4;
+    pub const WORDS: usize = 5;
 }
 
 /// The state of an upstream at one moment.
@@ -37,10 +40,49 @@ pub struct State {
     pub route: Route,
     /// The index of the release that was active before the last switch.
     pub previous: Option<u8>,
+    /// When a hold ends by itself, in milliseconds of [`crate::clock::since_boot`].
+    pub held_until: u64,
+    /// The releases that users' requests went to since they were given their servers, a bit for each
+    /// index. Such a release gets no preview once it is neither active nor the canary: it drains.
+    pub exposed: u64,
     /// Tells this table from all others that the zone ever had.
     pub stamp: u64,
     /// The releases.
     pub table: Rc<Table>,
+}
+
+/// The bit of an index in [`State::exposed`].
+pub(crate) fn bit(index: u8) -> u64 {
+    1u64.checked_shl(index.into()).unwrap_or(0)
+}
+
+impl State {
+    /// Whether new requests are parked at this time of [`crate::clock::since_boot`].
+    #[must_use]
+    pub fn is_held(&self, now: u64) -> bool {
+        self.route.is_held() && now < self.held_until
+    }
+
+    /// Whether new requests may go to this release that do not name it.
+    #[must_use]
+    pub fn serves(&self, entry: &Entry) -> bool {
+        let is = |index: Option<u8>| index == Some(entry.index);
+        is(self.route.active())
+            || self.route.canary().is_some_and(|(index, _)| index == entry.index)
+            || (self.table.fallback && is(self.previous))
+    }
+
+    /// Whether new requests may go to this release, those that name it included.
+    #[must_use]
+    pub fn admits(&self, entry: &Entry) -> bool {
+        self.serves(entry) || (self.table.preview && !self.is_exposed(entry.index))
+    }
+
+    /// Whether users' requests went to this release since it was given its servers.
+    #[must_use]
+    pub fn is_exposed(&self, index: u8) -> bool {
+        self.exposed & bit(index) != 0
+    }
 }
 
 /// A change that stands beside the old data. Dropped, it has changed nothing.
@@ -78,6 +120,16 @@ impl<'z> Zone<'z> {
         self.record_word(upstream, field::ROUTE)
     }
 
+    /// How many times another release was made active since the zone was made.
+    #[must_use]
+    pub fn switches(&self, upstream: usize) -> u64 {
+        self.record_word(upstream, field::SWITCHES).load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_switches(&self, upstream: usize, switches: u64) {
+        self.record_word(upstream, field::SWITCHES).store(switches, Ordering::Relaxed);
+    }
+
     pub(crate) fn is_taken(&self, upstream: usize) -> bool {
         self.record_word(upstream, field::TAKEN).load(Ordering::Acquire) != 0
     }
@@ -99,6 +151,7 @@ impl<'z> Zone<'z> {
             let read =
                 |word| self.side_word(upstream, route.generation(), word).load(Ordering::Relaxed);
             let (stamp, previous) = (read(side::STAMP), read(side::PREVIOUS));
+            let (held_until, exposed) = (read(side::HELD_UNTIL), read(side::EXPOSED));
             let table = match known {
                 Some(known) if known.stamp == stamp => Some(known.table.clone()),
                 _ => arena::load(self, Place::from_word(read(side::PLACE)))
@@ -111,7 +164,7 @@ impl<'z> Zone<'z> {
             }
             let table = table.ok_or(ZoneError::Damaged(upstream))?;
             let previous = (previous != NONE).then_some(previous as u8);
-            return Ok(State { route, previous, stamp, table });
+            return Ok(State { route, previous, held_until, exposed, stamp, table });
         }
     }
 
@@ -165,6 +218,8 @@ impl<'z> Zone<'z> {
             (side::PLACE, place.word()),
             (side::STAMP, next.stamp),
             (side::PREVIOUS, next.previous.map_or(NONE, u64::from)),
+            (side::HELD_UNTIL, next.held_until),
+            (side::EXPOSED, next.exposed),
         ] {
             let word = self.side_word(upstream, next.route.generation(), word);
             word.store(value, Ordering::Relaxed);

@@ -5,12 +5,15 @@ use std::path::Path;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use shunt_api::{
-    Call, Index, Problem, Release, ReleaseName, ReleaseSpec, ReleaseState, Server, SwitchReply,
-    SwitchRequest, Upstream, Upstreams, Wait, ZoneUse,
+    Call, CanaryRequest, HoldRequest, Index, Problem, ReleaseName, ReleaseSpec, SwitchReply,
+    SwitchRequest, Upstream, Upstreams, Wait,
 };
 
 use crate::change::{self, ChangeError, Supply};
+use crate::clock;
+use crate::metrics;
 use crate::record::State;
+use crate::show;
 use crate::snapshot::{Saved, Snapshot, SnapshotError};
 use crate::zone::{Zone, ZoneError};
 
@@ -54,6 +57,8 @@ pub struct Service<'z> {
 pub struct Reply {
     /// The HTTP status.
     pub status: u16,
+    /// What an operator should know though the call was done.
+    pub notice: Option<String>,
     /// The `ETag`, without its quotes.
     pub generation: Option<u32>,
     /// JSON.
@@ -62,7 +67,7 @@ pub struct Reply {
 
 fn reply(status: u16, generation: Option<u32>, body: &impl Serialize) -> Result<Reply, Problem> {
     let body = serde_json::to_vec(body).map_err(|e| Problem::new(500, e.to_string()))?;
-    Ok(Reply { status, generation, body })
+    Ok(Reply { status, notice: None, generation, body })
 }
 
 struct FromZone<'z> {
@@ -75,7 +80,11 @@ impl Supply for FromZone<'_> {
     type Error = ZoneError;
 
     fn column(&mut self) -> Result<u32, ZoneError> {
-        let column = self.zone.take_column(self.upstream)?;
+        let taken = self.zone.take_column(self.upstream).or_else(|_| {
+            self.zone.collect_columns();
+            self.zone.take_column(self.upstream)
+        });
+        let column = taken?;
         self.taken = Some(column);
         Ok(column)
     }
@@ -145,12 +154,15 @@ impl ServedZone<'_> {
     /// # Errors
     ///
     /// [`SnapshotError`].
-    pub fn save(&self) -> Result<(), SnapshotError> {
+    pub fn save(&self) -> Result<Option<SnapshotError>, SnapshotError> {
         self.persist(None)
     }
 
-    fn persist(&self, next: Option<(usize, &State)>) -> Result<(), SnapshotError> {
-        let Some(path) = self.state_file else { return Ok(()) };
+    fn persist(
+        &self,
+        next: Option<(usize, &State)>,
+    ) -> Result<Option<SnapshotError>, SnapshotError> {
+        let Some(path) = self.state_file else { return Ok(None) };
         let mut saved = Vec::new();
         for state in self.zone.states() {
             match (state, next) {
@@ -182,12 +194,7 @@ impl Service<'_> {
     pub fn read(&self, call: &Call, writable: bool) -> Result<Reply, Problem> {
         match call {
             Call::Index => reply(200, None, &self.index(writable)),
-            Call::Upstreams => {
-                let upstreams =
-                    self.upstreams.iter().map(|u| Ok(show(self.zone(u)?, &self.state(u)?)));
-                let upstreams = upstreams.collect::<Result<_, Problem>>()?;
-                reply(200, None, &Upstreams { upstreams })
-            }
+            Call::Upstreams => reply(200, None, &Upstreams { upstreams: self.all()? }),
             Call::Upstream { upstream, wait } => {
                 let served = self.find(upstream)?;
                 let state = self.state(served)?;
@@ -199,29 +206,46 @@ impl Service<'_> {
                 }
                 self.reply_state(served, 200, &state)
             }
-            Call::PutRelease { .. }
-            | Call::DeleteRelease { .. }
-            | Call::Switch { .. }
-            | Call::DeletePrevious { .. } => Err(Problem::new(500, "a change is not a read")),
+            _ => Err(Problem::new(500, "a change is not a read")),
         }
     }
 
-    /// Whether what a call waits for has come true, by now or ever since it was asked.
+    /// The page for Prometheus.
     ///
     /// # Errors
     ///
     /// The problem to answer with.
-    pub fn has_come(&self, upstream: &str, wait: &Wait) -> Result<bool, Problem> {
+    pub fn metrics(&self) -> Result<String, Problem> {
+        Ok(metrics::page(&self.index(false), &self.all()?))
+    }
+
+    fn all(&self) -> Result<Vec<Upstream>, Problem> {
+        self.upstreams.iter().map(|served| self.show(served, &self.state(served)?)).collect()
+    }
+
+    /// Whether what a call waits for has come true, by now or ever since it was asked. `known` is what
+    /// the caller keeps from one look to the next.
+    ///
+    /// # Errors
+    ///
+    /// The problem to answer with.
+    pub fn has_come(
+        &self,
+        upstream: &str,
+        wait: &Wait,
+        known: &mut Option<State>,
+    ) -> Result<bool, Problem> {
         let served = self.find(upstream)?;
-        let (zone, state) = (self.zone(served)?, self.state(served)?);
+        let zone = self.zone(served)?;
+        let state = &*known.insert(self.state_since(served, known.as_ref())?);
         Ok(match wait {
             Wait::Change { generation, .. } => state.route.generation() != *generation,
             Wait::Drained { release, .. } => match state.table.by_name(release.as_str()) {
                 // Deleted meanwhile, which nobody can do while it has something in flight.
                 None => true,
                 Some(entry) => {
-                    state.route.active() != Some(entry.index)
-                        && zone.in_flight(entry.column).total() == 0
+                    // In this order: see `cells`.
+                    !state.admits(entry) && zone.in_flight(entry.column).total() == 0
                 }
             },
         })
@@ -259,25 +283,52 @@ impl Service<'_> {
                 let in_flight = |column| zone.in_flight(column).total();
                 let (next, column) = change::delete(&state, release, zone.serial(), in_flight)
                     .map_err(|e| of_change(&e))?;
-                self.publish(served, &next)?;
+                let notice = self.publish(served, &next)?;
                 zone.free(column);
-                self.reply_state(served, 200, &next)
+                Ok(Reply { notice, ..self.reply_state(served, 200, &next)? })
             }
             Call::DeletePrevious { upstream } => {
                 let served = self.find(upstream)?;
                 let state = self.matching(served, if_match)?;
-                match change::forget_previous(&state) {
-                    None => self.reply_state(served, 200, &state),
-                    Some(next) => {
-                        self.publish(served, &next)?;
-                        self.reply_state(served, 200, &next)
-                    }
-                }
+                self.make(served, &state, change::forget_previous(&state))
+            }
+            Call::PutCanary { upstream } => {
+                let served = self.find(upstream)?;
+                let CanaryRequest { release, share } = parse(body)?;
+                let state = self.matching(served, if_match)?;
+                let next = change::set_canary(&state, &release, share);
+                self.make(served, &state, next.map_err(|e| of_change(&e))?)
+            }
+            Call::DeleteCanary { upstream } => {
+                let served = self.find(upstream)?;
+                let state = self.matching(served, if_match)?;
+                self.make(served, &state, change::end_canary(&state))
+            }
+            Call::PutHold { upstream } => {
+                let served = self.find(upstream)?;
+                let request: HoldRequest = parse(body)?;
+                request.check().map_err(|e| Problem::new(422, e.to_string()))?;
+                let state = self.matching(served, if_match)?;
+                let time = u64::try_from(request.timeout.duration().as_millis());
+                let until = clock::since_boot().saturating_add(time.unwrap_or(u64::MAX));
+                self.make(served, &state, Some(change::hold(&state, until)))
+            }
+            Call::DeleteHold { upstream } => {
+                let served = self.find(upstream)?;
+                let state = self.matching(served, if_match)?;
+                self.make(served, &state, change::resume(&state))
             }
             Call::Index | Call::Upstreams | Call::Upstream { .. } => {
                 Err(Problem::new(500, "a read is not a change"))
             }
         }
+    }
+
+    /// Lets a change happen, if there is one, and answers with the state.
+    fn make(&self, served: &Served, state: &State, next: Option<State>) -> Result<Reply, Problem> {
+        let Some(next) = next else { return self.reply_state(served, 200, state) };
+        let notice = self.publish(served, &next)?;
+        Ok(Reply { notice, ..self.reply_state(served, 200, &next)? })
     }
 
     fn switch(
@@ -288,13 +339,19 @@ impl Service<'_> {
     ) -> Result<Reply, Problem> {
         let from = state.route.active().and_then(|i| state.table.by_index(i));
         let from = from.map(|e| e.name.clone());
+        let (zone, record) = (self.zone(served)?, self.record(served)?);
         let next = change::switch(state, release).map_err(|e| of_change(&e))?;
-        let route = match next {
-            Some(next) => self.publish(served, &next)?,
-            None => state.route,
+        let (notice, route) = match next {
+            Some(next) => {
+                let notice = self.publish(served, &next)?;
+                zone.set_switches(record, zone.switches(record) + 1);
+                (notice, next.route)
+            }
+            None => (None, state.route),
         };
-        let generation = route.generation();
-        reply(200, Some(generation), &SwitchReply { release: release.clone(), from, generation })
+        let (release, generation) = (release.clone(), route.generation());
+        let answer = reply(200, Some(generation), &SwitchReply { release, from, generation })?;
+        Ok(Reply { notice, ..answer })
     }
 
     fn put(
@@ -310,9 +367,9 @@ impl Service<'_> {
             .map_err(|e| of_zone(&e))?
             .map_err(|e| of_change(&e))?;
         let Some(next) = next else { return self.reply_state(served, 200, state) };
-        self.publish(served, &next)?;
+        let notice = self.publish(served, &next)?;
         let status = if supply.taken.take().is_some() { 201 } else { 200 };
-        self.reply_state(served, status, &next)
+        Ok(Reply { notice, ..self.reply_state(served, status, &next)? })
     }
 
     fn find(&self, upstream: &str) -> Result<&Served, Problem> {
@@ -337,8 +394,12 @@ impl Service<'_> {
     }
 
     fn state(&self, served: &Served) -> Result<State, Problem> {
+        self.state_since(served, None)
+    }
+
+    fn state_since(&self, served: &Served, known: Option<&State>) -> Result<State, Problem> {
         let zone = self.zone(served)?;
-        let state = zone.state(self.record(served)?, None).map_err(|e| of_zone(&e))?;
+        let state = zone.state(self.record(served)?, known).map_err(|e| of_zone(&e))?;
         if state.table.upstream != served.name {
             // Asked of a worker whose configuration is an older one.
             let detail = format!("upstream {:?} is no longer in the configuration", served.name);
@@ -357,17 +418,20 @@ impl Service<'_> {
         }
         let detail =
             format!("upstream {:?} is at generation {generation}, not at {if_match}", served.name);
-        let upstream = Some(Box::new(show(self.zone(served)?, &state)));
+        let upstream = Some(Box::new(self.show(served, &state)?));
         Err(Problem { upstream, ..Problem::new(412, detail) })
     }
 
     /// Beside the old data, into the state file, and then visible: in this order.
-    fn publish(&self, served: &Served, next: &State) -> Result<crate::route::Route, Problem> {
+    ///
+    /// Tells what an operator should know though it was done.
+    fn publish(&self, served: &Served, next: &State) -> Result<Option<String>, Problem> {
         let record = self.record(served)?;
         let served_zone = self.served_zone(served)?;
         let prepared = served_zone.zone.prepare(record, next).map_err(|e| of_zone(&e))?;
-        served_zone.persist(Some((record, next))).map_err(|e| of_snapshot(&e))?;
-        Ok(prepared.publish())
+        let unsure = served_zone.persist(Some((record, next))).map_err(|e| of_snapshot(&e))?;
+        prepared.publish();
+        Ok(unsure.map(|error| format!("after a power loss the change may be gone: {error}")))
     }
 
     fn index(&self, writable: bool) -> Index {
@@ -376,60 +440,24 @@ impl Service<'_> {
             nginx: self.nginx.to_owned(),
             // Each worker counts in every zone.
             workers: self.zones.iter().map(|z| z.zone.workers()).max().unwrap_or(0),
-            zones: self.zones.iter().map(zone_use).collect(),
+            zones: self.zones.iter().map(show::zone_use).collect(),
             writable,
         }
     }
 
     fn reply_state(&self, served: &Served, status: u16, state: &State) -> Result<Reply, Problem> {
-        reply(status, Some(state.route.generation()), &show(self.zone(served)?, state))
+        reply(status, Some(state.route.generation()), &self.show(served, state)?)
     }
-}
 
-fn zone_use(served: &ServedZone<'_>) -> ZoneUse {
-    ZoneUse {
-        name: served.name.to_owned(),
-        size: served.size,
-        upstreams: served.zone.upstreams_use(),
-        releases: served.zone.releases_use(),
-        tables: served.zone.tables_use(),
-    }
-}
-
-fn show(zone: Zone<'_>, state: &State) -> Upstream {
-    let name = |index: Option<u8>| {
-        index.and_then(|i| state.table.by_index(i)).map(|entry| entry.name.clone())
-    };
-    let releases = state.table.releases.iter().map(|entry| {
-        let in_flight = zone.in_flight(entry.column);
-        Release {
-            name: entry.name.clone(),
-            source: entry.origin.source(),
-            state: if state.route.active() == Some(entry.index) {
-                ReleaseState::Active
-            } else if in_flight.total() > 0 {
-                ReleaseState::Draining
-            } else {
-                ReleaseState::Idle
-            },
-            servers: entry.servers.iter().map(Server::from).collect(),
-            in_flight,
-            requests: zone.requests(entry.column),
-        }
-    });
-    Upstream {
-        name: state.table.upstream.clone(),
-        generation: state.route.generation(),
-        active: name(state.route.active()),
-        previous: name(state.previous),
-        releases: releases.collect(),
+    fn show(&self, served: &Served, state: &State) -> Result<Upstream, Problem> {
+        Ok(show::upstream(self.zone(served)?, self.record(served)?, state))
     }
 }
 
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
-    use crate::follower::Follower;
+    use crate::follower::{Follower, testing::Plain};
     use crate::reconcile::{Configured, reconcile};
     use crate::table::Member;
     use crate::worker::Identity;
@@ -452,7 +480,8 @@ mod tests {
             let servers = vec![Member::from(&ServerSpec::new("127.0.0.1:1".parse().unwrap()))];
             let name = "web".to_owned();
             let releases = vec![(ReleaseName::new("default").unwrap(), servers)];
-            let configured = [Configured { name: name.clone(), releases }];
+            let (fallback, preview) = (true, true);
+            let configured = [Configured { name: name.clone(), fallback, preview, releases }];
             let records = reconcile(&zone, &configured, None).unwrap().records;
             let served = vec![Served { name, zone: 0, record: Some(records[0]), backup: false }];
             Self { zone, served, folder: tempfile::tempdir().unwrap() }
@@ -603,11 +632,11 @@ mod tests {
             let query = "wait=drained&release=default";
             let call = Call::parse(Method::Get, "/v1/upstreams/web", query).unwrap();
             let Call::Upstream { wait: Some(wait), .. } = call else { unreachable!() };
-            service.has_come("web", &wait).unwrap()
+            service.has_come("web", &wait, &mut None).unwrap()
         };
         let row = f.zone.claim_row(Identity::me());
         let mut follower = Follower::new(f.served[0].record.unwrap(), "web");
-        let mut admitted = follower.admit(&f.zone, row).unwrap().unwrap();
+        let mut admitted = follower.admit(&f.zone, row, &mut Plain).unwrap().unwrap();
         assert_eq!(admitted.release().name.as_str(), "default");
         let mut ticket = admitted.ticket.take().unwrap();
         assert!(!drained());
@@ -617,12 +646,111 @@ mod tests {
         assert_eq!(problem.unwrap_err().status, 409);
         ticket.upgrade(&f.zone);
         assert_eq!(f.state().1["releases"][0]["in_flight"]["upgraded"], 1);
-        assert_eq!(f.state().1["releases"][0]["state"], "draining");
+        assert_eq!(f.state().1["releases"][0]["state"], "previous");
         ticket.give_back(&f.zone);
+        assert!(!drained(), "requests may still fall back to it");
+        assert_eq!(f.state().1["releases"][0]["state"], "previous");
+        f.ask(Method::Delete, "/v1/upstreams/web/previous", None, "").unwrap();
         assert!(drained());
-        let next = follower.admit(&f.zone, row).unwrap().unwrap();
+        let next = follower.admit(&f.zone, row, &mut Plain).unwrap().unwrap();
         assert_eq!(next.release().name.as_str(), "v1");
         next.ticket.unwrap().give_back(&f.zone);
+    }
+
+    #[test]
+    fn canary_and_hold_are_set_shown_saved_and_ended() {
+        let words = words(1 << 18);
+        let f = Fixture::new(&words);
+        f.put("v1", 10);
+        let canary = "/v1/upstreams/web/canary";
+        let share = r#"{"release":"v1","share":0.05}"#;
+        let (reply, state) = f.ask(Method::Put, canary, None, share).unwrap();
+        assert_eq!((reply.generation, &state["canary"]["share"]), (Some(3), &0.05.into()));
+        assert_eq!(state["releases"][1]["state"], "canary");
+        assert_eq!(f.ask(Method::Put, canary, None, share).unwrap().0.generation, Some(3));
+        let problem = f.ask(Method::Delete, "/v1/upstreams/web/releases/v1", None, "").unwrap_err();
+        assert_eq!(problem.status, 409, "{problem}");
+        for (body, status) in [
+            (r#"{"release":"default","share":0.05}"#, 409),
+            (r#"{"release":"v9","share":0.05}"#, 404),
+            (r#"{"release":"v1","share":1.5}"#, 422),
+            (r#"{"release":"v1"}"#, 422),
+        ] {
+            assert_eq!(f.ask(Method::Put, canary, None, body).unwrap_err().status, status);
+        }
+        let hold = "/v1/upstreams/web/hold";
+        for body in [r#"{"timeout":"0s"}"#, r#"{"timeout":"2h"}"#, "{}"] {
+            assert_eq!(f.ask(Method::Put, hold, None, body).unwrap_err().status, 422);
+        }
+        let (_, state) = f.ask(Method::Put, hold, None, r#"{"timeout":"1h"}"#).unwrap();
+        assert!(state["hold"]["ends_in"].as_str().unwrap().starts_with("3599"), "{state}");
+        let saved = Snapshot::read(&f.folder.path().join("state.json")).unwrap().unwrap();
+        let web = &saved.upstreams[0];
+        assert_eq!(web.canary.as_ref().unwrap().release.as_str(), "v1");
+        assert!(web.held_until.unwrap() > clock::since_1970());
+        assert_eq!(web.exposed, [ReleaseName::new("v1").unwrap()]);
+        // The canary becomes active, and is none any more.
+        assert_eq!(f.switch("v1", None).unwrap(), 5);
+        let (_, state) = f.ask(Method::Delete, hold, None, "").unwrap();
+        assert_eq!((&state["canary"], &state["hold"]), (&().into(), &().into()));
+        assert_eq!(f.ask(Method::Delete, hold, None, "").unwrap().0.generation, Some(6));
+        assert_eq!(f.ask(Method::Delete, canary, None, "").unwrap().0.generation, Some(6));
+    }
+
+    #[test]
+    fn a_zone_that_takes_anothers_place_goes_on_counting() {
+        let (small, large) = (words(1 << 17), words(1 << 18));
+        let f = Fixture::new(&small);
+        f.put("v1", 10);
+        f.switch("v1", None).unwrap();
+        let row = f.zone.claim_row(Identity::me());
+        let mut follower = Follower::new(f.served[0].record.unwrap(), "web");
+        for _ in 0..3 {
+            let admitted = follower.admit(&f.zone, row, &mut Plain).unwrap().unwrap();
+            let column = admitted.release().column;
+            f.zone.counters(column).unwrap().end(crate::counters::Ending {
+                status: 200,
+                connect_failures: 1,
+                time: Some(7),
+            });
+            admitted.ticket.unwrap().give_back(&f.zone);
+        }
+        let saved = Snapshot::read(&f.folder.path().join("state.json")).unwrap();
+        let carried = crate::carry::Carried::from(&f.zone).unwrap();
+        let next = Zone::create(&large, 16).unwrap();
+        let servers = vec![Member::from(&ServerSpec::new("127.0.0.1:1".parse().unwrap()))];
+        let releases = vec![(ReleaseName::new("default").unwrap(), servers)];
+        let (name, fallback, preview) = ("web".to_owned(), true, true);
+        let configured = [Configured { name, fallback, preview, releases }];
+        let record = reconcile(&next, &configured, saved.as_ref()).unwrap().records[0];
+        carried.hand_over(&next).unwrap();
+        let show = |zone: Zone<'_>, record| {
+            let shown = show::upstream(zone, record, &zone.state(record, None).unwrap());
+            let v1 = shown.release("v1").unwrap();
+            (shown.switches, v1.requests, v1.responses, v1.response_time.clone())
+        };
+        let before = show(f.zone, f.served[0].record.unwrap());
+        assert_eq!((before.0, before.1, before.2.successful), (1, 3, 3));
+        assert_eq!(show(next, record), before);
+    }
+
+    #[test]
+    fn the_page_for_prometheus_has_every_release() {
+        let words = words(1 << 18);
+        let f = Fixture::new(&words);
+        f.put("v1", 10);
+        let zones = [served_zone(f.zone, None)];
+        let service = Service { zones: &zones, upstreams: &f.served, nginx: "1.28.3" };
+        let page = service.metrics().unwrap();
+        for line in [
+            "shunt_generation{upstream=\"web\"} 2",
+            "shunt_release_active{upstream=\"web\",release=\"default\"} 1",
+            "shunt_requests_total{upstream=\"web\",release=\"v1\"} 0",
+            "shunt_response_time_seconds_bucket{upstream=\"web\",release=\"v1\",le=\"+Inf\"} 0",
+            "shunt_zone_used{zone=\"shunt\",what=\"releases\"} 2",
+        ] {
+            assert!(page.lines().any(|l| l == line), "{line} is not in\n{page}");
+        }
     }
 
     #[test]

@@ -11,8 +11,9 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use shunt_api::{AddressError, ReleaseName, ReleaseSpec, Server, ServerSpec};
+use shunt_api::{AddressError, Canary, ReleaseName, ReleaseSpec, Server, ServerSpec};
 
+use crate::clock;
 use crate::record::State;
 use crate::table::{MAX_RELEASES, Member, Origin};
 
@@ -43,6 +44,15 @@ pub struct Saved {
     pub active: Option<ReleaseName>,
     /// The previous release.
     pub previous: Option<ReleaseName>,
+    /// The canary.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub canary: Option<Canary>,
+    /// When a hold ends, in milliseconds since 1970.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held_until: Option<u64>,
+    /// The releases that users' requests went to.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub exposed: Vec<ReleaseName>,
     /// The releases that the API made.
     pub releases: Vec<SavedRelease>,
 }
@@ -143,14 +153,18 @@ impl Snapshot {
         Ok(snapshot)
     }
 
-    /// Writes the file, so that it is there after a power loss.
+    /// Writes the file, so that it is there after a power loss. `Some` when it is there, but the
+    /// system cannot say that it will be after one.
     ///
     /// # Errors
     ///
     /// [`SnapshotError::Write`]; the old file is then still there.
-    pub fn write(&self, path: &Path) -> Result<(), SnapshotError> {
+    pub fn write(&self, path: &Path) -> Result<Option<SnapshotError>, SnapshotError> {
         let beside = sibling(path, "tmp");
+        let failed = |error| SnapshotError::Write { path: path.to_owned(), error };
         let write = || {
+            // Before the file is replaced, so that it need not be undone.
+            let folder = File::open(folder(path))?;
             // One that a killed writer, or another user, left behind.
             match fs::remove_file(&beside) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -162,9 +176,10 @@ impl Snapshot {
             file.write_all(b"\n")?;
             file.sync_all()?;
             fs::rename(&beside, path)?;
-            File::open(folder(path))?.sync_all()
+            Ok(folder)
         };
-        write().map_err(|error| SnapshotError::Write { path: path.to_owned(), error })
+        let folder = write().map_err(failed)?;
+        Ok(folder.sync_all().err().map(failed))
     }
 }
 
@@ -246,6 +261,21 @@ impl Saved {
             generation: state.route.generation(),
             active: name(state.route.active()),
             previous: name(state.previous),
+            canary: state
+                .route
+                .canary()
+                .and_then(|(index, share)| Some(Canary { release: name(Some(index))?, share })),
+            held_until: state.route.is_held().then(|| {
+                let left = state.held_until.saturating_sub(clock::since_boot());
+                clock::since_1970().saturating_add(left)
+            }),
+            exposed: state
+                .table
+                .releases
+                .iter()
+                .filter(|e| state.is_exposed(e.index) && state.route.active() != Some(e.index))
+                .map(|e| e.name.clone())
+                .collect(),
             releases: releases.collect(),
         }
     }

@@ -12,6 +12,15 @@ pub struct Table {
     /// The upstream's name: a record tells itself whose it is.
     #[serde(rename = "u")]
     pub upstream: String,
+    /// Where parked requests are counted.
+    #[serde(rename = "h")]
+    pub parked: u32,
+    /// `shunt_fallback on`
+    #[serde(rename = "f", default, skip_serializing_if = "is_false")]
+    pub fallback: bool,
+    /// Whether the configuration has `shunt_preview`.
+    #[serde(rename = "p", default, skip_serializing_if = "is_false")]
+    pub preview: bool,
     /// In the order in which they were made.
     #[serde(rename = "r")]
     pub releases: Vec<Entry>,
@@ -160,6 +169,13 @@ impl From<&Member> for Server {
 }
 
 impl Table {
+    /// A table without releases.
+    #[must_use]
+    pub fn empty(upstream: &str, parked: u32) -> Self {
+        let upstream = upstream.to_owned();
+        Self { upstream, parked, fallback: false, preview: false, releases: Vec::new() }
+    }
+
     /// The release with this name.
     #[must_use]
     pub fn by_name(&self, name: &str) -> Option<&Entry> {
@@ -170,6 +186,11 @@ impl Table {
     #[must_use]
     pub fn by_index(&self, index: u8) -> Option<&Entry> {
         self.releases.iter().find(|e| e.index == index)
+    }
+
+    /// The columns that belong to the upstream.
+    pub fn columns(&self) -> impl Iterator<Item = u32> {
+        self.releases.iter().map(|entry| entry.column).chain([self.parked])
     }
 
     /// The lowest index that no release has; `None` when there are [`MAX_RELEASES`].
@@ -236,9 +257,10 @@ mod tests {
         #[test]
         fn a_table_is_read_back_as_it_was_written(
             upstream in ".{0,40}",
+            (parked, fallback, preview) in any::<(u32, bool, bool)>(),
             releases in prop::collection::vec(entry(), 0..5),
         ) {
-            let table = Table { upstream, releases };
+            let table = Table { upstream, parked, fallback, preview, releases };
             prop_assert_eq!(Table::from_bytes(&table.to_bytes()), Some(table));
         }
 
@@ -259,7 +281,7 @@ mod tests {
             servers: vec![member],
             origin: Origin::Api,
         };
-        let table = Table { upstream: "web".to_owned(), releases: vec![entry] };
+        let table = Table { releases: vec![entry], ..Table::empty("web", 3) };
         assert!(table.to_bytes().len() < 100, "{}", String::from_utf8_lossy(&table.to_bytes()));
     }
 }

@@ -54,12 +54,11 @@ impl Identity {
             Some(stat) => !stat.ended && (start == 0 || stat.start == start),
             None => {
                 let pid = i32::try_from(self.pid()).ok().and_then(Pid::from_raw);
-                // Without its entry in a readable /proc, a process is gone.
-                !std::path::Path::new("/proc/self/stat").exists()
-                    && pid.is_some_and(|pid| {
-                        // "Not permitted" means that it is there.
-                        !matches!(test_kill_process(pid), Err(rustix::io::Errno::SRCH))
-                    })
+                // No entry, or one that is hidden (`hidepid` in `proc(5)`). "Not permitted" means
+                // that it is there.
+                pid.is_some_and(|pid| {
+                    !matches!(test_kill_process(pid), Err(rustix::io::Errno::SRCH))
+                })
             }
         }
     }

@@ -4,12 +4,13 @@ use shunt_api::InFlight;
 use shunt_api::state::Share;
 
 use crate::cells::{self, Cell};
+use crate::counters::Counters;
 use crate::layout::{Layout, SHARERS};
 use crate::sync::{AtomicU64, Ordering};
 use crate::worker::Identity;
 
 /// "shunt", and the version of the layout.
-const MAGIC: u64 = u64::from_be_bytes(*b"shunt\0\0\x02");
+const MAGIC: u64 = u64::from_be_bytes(*b"shunt\0\0\x03");
 
 /// The words of the header.
 mod header {
@@ -37,7 +38,7 @@ pub enum ZoneError {
     NoRecord(usize),
     /// Every column is in use.
     #[error("the zone is full, it has room for {0} releases")]
-    NoColumn(usize),
+    NoColumn(u64),
     /// There is no run of free blocks that is long enough.
     #[error(
         "the zone is full, {bytes} more bytes for a table of releases are not free in one piece"
@@ -91,6 +92,15 @@ impl<'z> Zone<'z> {
         }
         zone.word(header::MAGIC).store(MAGIC, Ordering::Release);
         Ok(zone)
+    }
+
+    /// Makes it empty again. Under the lock, and before anybody has found it.
+    ///
+    /// # Errors
+    ///
+    /// [`ZoneError::TooSmall`].
+    pub fn start_over(&self) -> Result<Self, ZoneError> {
+        Self::create(self.words, self.layout.workers)
     }
 
     /// How many words the zone says it has whose first words these are.
@@ -239,6 +249,22 @@ impl<'z> Zone<'z> {
             .fold(0, u64::wrapping_add)
     }
 
+    /// Goes on from what another zone had counted.
+    pub(crate) fn go_on_from(&self, column: u32, requests: u64, counters: &[u64]) {
+        let Some(own) = self.counters(column) else { return };
+        own.go_on_from(counters);
+        // The shared row's cell takes additions of anybody.
+        let at = self.layout.cell(self.layout.workers, column as usize).start + 1;
+        self.word(at).fetch_add(requests, Ordering::Relaxed);
+    }
+
+    /// The counters of a column; `None` when there is no such column.
+    #[must_use]
+    pub fn counters(&self, column: u32) -> Option<Counters<'z>> {
+        let column = usize::try_from(column).ok().filter(|c| *c < self.layout.columns)?;
+        Some(Counters::new(&self.words[self.layout.counters(column)]))
+    }
+
     /// Workers that count here and live.
     #[must_use]
     pub fn workers(&self) -> usize {
@@ -250,22 +276,20 @@ impl<'z> Zone<'z> {
             .count()
     }
 
-    /// Takes a column for a release of this upstream. Under the lock.
+    /// Takes a column for this upstream: for a release, or for its parked requests. Under the lock.
     ///
     /// # Errors
     ///
     /// [`ZoneError::NoColumn`].
     pub(crate) fn take_column(&self, upstream: usize) -> Result<u32, ZoneError> {
-        let column = match self.free_column() {
-            Some(column) => column,
-            None => {
-                self.collect_columns();
-                self.free_column().ok_or(ZoneError::NoColumn(self.layout.columns))?
-            }
-        };
+        let full = || ZoneError::NoColumn(self.releases_use().capacity);
+        let column = self.free_column().ok_or_else(full)?;
         for row in 0..=self.layout.workers {
             let at = self.layout.cell(row, column).start + 1;
             self.word(at).store(0, Ordering::Relaxed);
+        }
+        if let Some(counters) = self.counters(column as u32) {
+            counters.clear();
         }
         self.word(self.layout.owner(column)).store(upstream as u64 + 1, Ordering::Release);
         Ok(column as u32)
@@ -287,12 +311,13 @@ impl<'z> Zone<'z> {
     }
 
     /// Frees the columns that no table names: those of releases that were dropped while something
-    /// was in flight, and those that a writer took just before it died.
-    fn collect_columns(&self) {
+    /// was in flight, and those that a writer took just before it died. Under the lock, and before a
+    /// change takes the first one: what it has taken, no table names yet.
+    pub(crate) fn collect_columns(&self) {
         let mut used = vec![false; self.layout.columns];
         for (_, state) in self.states().flatten() {
-            for entry in &state.table.releases {
-                if let Some(used) = used.get_mut(entry.column as usize) {
+            for column in state.table.columns() {
+                if let Some(used) = used.get_mut(column as usize) {
                     *used = true;
                 }
             }
@@ -315,8 +340,12 @@ impl<'z> Zone<'z> {
     #[must_use]
     pub fn releases_use(&self) -> Share {
         let owned = |c: &usize| self.word(self.layout.owner(*c)).load(Ordering::Relaxed) != 0;
-        let used = (0..self.layout.columns).filter(owned).count();
-        Share { used: used as u64, capacity: self.layout.columns as u64 }
+        let used = (0..self.layout.columns).filter(owned).count() as u64;
+        // One column of each upstream counts its parked requests.
+        Share {
+            used: used.saturating_sub(self.upstreams_use().used),
+            capacity: (self.layout.columns - self.layout.upstreams) as u64,
+        }
     }
 }
 
@@ -348,10 +377,10 @@ mod tests {
     }
 
     #[test]
-    fn a_megabyte_holds_five_hundred_upstreams() {
+    fn a_megabyte_holds_three_hundred_upstreams() {
         let words = words(1 << 20);
         let layout = Zone::create(&words, 16).unwrap().layout();
-        assert!(layout.upstreams >= 500, "{layout:?}");
+        assert!(layout.upstreams >= 300, "{layout:?}");
         assert_eq!(Zone::create(&words[..100], 16).err(), Some(ZoneError::TooSmall));
     }
 

@@ -10,8 +10,8 @@ use axum::extract::State;
 use axum::http::{HeaderMap, Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use shunt_api::{
-    Call, InFlight, Problem, Release, ReleaseName, ReleaseSpec, ReleaseState, Source, SwitchReply,
-    SwitchRequest, Upstream, Wait,
+    Call, InFlight, Problem, Release, ReleaseName, ReleaseSpec, ReleaseState, ResponseTime,
+    Responses, Source, SwitchReply, SwitchRequest, Upstream, Wait,
 };
 use tokio::net::UnixListener;
 use tokio::runtime::Runtime;
@@ -56,6 +56,12 @@ impl Module {
             generation: 1,
             active: Some(name("default")),
             previous: None,
+            canary: None,
+            hold: None,
+            parked: 0,
+            parked_total: 0,
+            fallback: false,
+            switches: 0,
             releases: Vec::new(),
         };
         let spec = ReleaseSpec::single("127.0.0.1:1".parse().unwrap());
@@ -144,6 +150,10 @@ fn put(upstream: &mut Upstream, release: &ReleaseName, spec: ReleaseSpec, source
             servers,
             in_flight: InFlight::default(),
             requests: 0,
+            responses: Responses::default(),
+            connect_failures: 0,
+            fallbacks: 0,
+            response_time: ResponseTime::default(),
         }),
     }
 }
@@ -247,7 +257,7 @@ fn change(upstream: &mut Upstream, call: Call, body: &[u8]) -> Result<Vec<u8>, B
             upstream.releases.retain(|r| r.name != release);
             upstream.generation += 1;
         }
-        Call::Index | Call::Upstreams => panic!("the helper does not ask for this"),
+        _ => panic!("the helper does not ask for this"),
     }
     Ok(serde_json::to_vec(upstream).unwrap())
 }

@@ -36,6 +36,9 @@ fn shunt_api(cf: &mut ngx_conf_t, conf: &mut LocConf) -> Directive {
     if conf.api.is_some() {
         return Err(ConfError::Short(c"is duplicate"));
     }
+    if conf.metrics {
+        return Err("\"shunt_metrics\" and \"shunt_api\" need a location each".into());
+    }
     let (mut write, mut users, mut token) = (None, Vec::new(), None);
     for arg in &args(cf)[1..] {
         let arg = utf8(arg)?;

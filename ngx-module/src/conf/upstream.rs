@@ -15,7 +15,7 @@ use super::{MainConf, SrvConf, UpstreamConf, parameter, utf8};
 use crate::HttpShuntModule;
 use crate::balance::init_upstream;
 use crate::version;
-use crate::wrap::{ConfError, Directive, args, conclude, http_module, place, text};
+use crate::wrap::{Complex, ConfError, Directive, args, bytes, conclude, http_module, place, text};
 
 /// The release that the `server` lines of an upstream are.
 pub const DEFAULT_RELEASE: &str = "default";
@@ -78,6 +78,9 @@ fn shunt(cf: &mut ngx_conf_t, conf: &mut SrvConf) -> Directive {
         initialised: false,
         releases: Vec::new(),
         record: None,
+        preview: None,
+        canary_key: None,
+        fallback: None,
         method_confs,
     });
     Ok(())
@@ -109,13 +112,83 @@ pub unsafe extern "C" fn cmd_shunt_release(
 }
 
 fn shunt_release(cf: &mut ngx_conf_t, conf: &SrvConf) -> Directive {
-    let index = conf.index.ok_or("\"shunt_release\" must come after \"shunt\" in its upstream")?;
+    upstream(cf, conf)?;
     let name = ReleaseName::new(&utf8(&args(cf)[1])?).map_err(|e| e.to_string())?;
     let server = server(cf)?;
     let member = member(&server)?;
+    add(upstream(cf, conf)?, name, member)
+}
+
+/// The handler of `shunt_preview`.
+pub unsafe extern "C" fn cmd_shunt_preview(
+    cf: *mut ngx_conf_t,
+    _cmd: *mut ngx_command_t,
+    conf: *mut c_void,
+) -> *mut c_char {
+    // SAFETY: NGINX calls a directive's handler with its own configuration and the module's.
+    let (cf, conf) = unsafe { (&mut *cf, &*conf.cast::<SrvConf>()) };
+    let result = value(cf, conf, |upstream| &mut upstream.preview);
+    conclude(cf, result)
+}
+
+/// The handler of `shunt_canary_key`.
+pub unsafe extern "C" fn cmd_shunt_canary_key(
+    cf: *mut ngx_conf_t,
+    _cmd: *mut ngx_command_t,
+    conf: *mut c_void,
+) -> *mut c_char {
+    // SAFETY: as above.
+    let (cf, conf) = unsafe { (&mut *cf, &*conf.cast::<SrvConf>()) };
+    let result = value(cf, conf, |upstream| &mut upstream.canary_key);
+    conclude(cf, result)
+}
+
+/// The handler of `shunt_fallback`.
+pub unsafe extern "C" fn cmd_shunt_fallback(
+    cf: *mut ngx_conf_t,
+    _cmd: *mut ngx_command_t,
+    conf: *mut c_void,
+) -> *mut c_char {
+    // SAFETY: as above.
+    let (cf, conf) = unsafe { (&mut *cf, &*conf.cast::<SrvConf>()) };
+    let result = shunt_fallback(cf, conf);
+    conclude(cf, result)
+}
+
+/// Sets a value with variables of the upstream that is being read.
+fn value(
+    cf: &mut ngx_conf_t,
+    conf: &SrvConf,
+    place: impl Fn(&mut UpstreamConf) -> &mut Option<Complex>,
+) -> Directive {
+    if place(upstream(cf, conf)?).is_some() {
+        return Err(ConfError::Short(c"is duplicate"));
+    }
+    let value = Complex::compile(cf, args(cf)[1])?;
+    *place(upstream(cf, conf)?) = Some(value);
+    Ok(())
+}
+
+fn shunt_fallback(cf: &mut ngx_conf_t, conf: &SrvConf) -> Directive {
+    let on = match bytes(&args(cf)[1]) {
+        b"on" => true,
+        b"off" => false,
+        _ => return Err(ConfError::Short(c"must be \"on\" or \"off\"")),
+    };
+    if upstream(cf, conf)?.fallback.replace(on).is_some() {
+        return Err(ConfError::Short(c"is duplicate"));
+    }
+    Ok(())
+}
+
+/// The upstream that is being read.
+fn upstream<'a>(cf: &'a mut ngx_conf_t, conf: &SrvConf) -> Directive<&'a mut UpstreamConf> {
+    let name = args(cf).first().map(|name| text(name).into_owned()).unwrap_or_default();
+    let index = conf
+        .index
+        .ok_or_else(|| format!("\"{name}\" must come after \"shunt\" in its upstream"))?;
     let main = HttpShuntModule::main_conf_mut(cf).ok_or(ConfError::Logged)?;
-    let upstream = main.upstreams.get_mut(index).ok_or(ConfError::Logged)?;
-    add(upstream, name, member)
+    main.upstreams.get_mut(index).ok_or(ConfError::Logged)
 }
 
 /// Adds a server to a release, which is made if it is new.
