@@ -35,7 +35,12 @@ struct Method {
 }
 
 impl Method {
-    fn of(pc: &ngx_peer_connection_t) -> Self {
+    /// # Safety
+    ///
+    /// `pc` is the peer of an upstream that lives.
+    unsafe fn of(pc: *const ngx_peer_connection_t) -> Self {
+        // SAFETY: as above; the reference ends here.
+        let pc = unsafe { &*pc };
         Self {
             data: pc.data,
             get: pc.get,
@@ -48,7 +53,12 @@ impl Method {
         }
     }
 
-    fn put(self, pc: &mut ngx_peer_connection_t) {
+    /// # Safety
+    ///
+    /// As for [`Method::of`].
+    unsafe fn put(self, pc: *mut ngx_peer_connection_t) {
+        // SAFETY: as above; the reference ends here.
+        let pc = unsafe { &mut *pc };
         pc.data = self.data;
         pc.get = self.get;
         pc.free = self.free;
@@ -83,12 +93,13 @@ pub fn guard(r: *mut ngx_http_request_t, index: usize) -> bool {
     // SAFETY: NGINX calls `peer.init` for a request that has an upstream; memory of the pool is
     // aligned for any plain structure and lives as long as the request.
     unsafe {
-        let pc = &mut (*(*r).upstream).peer;
+        let pc = &raw mut (*(*r).upstream).peer;
         let guard = ngx_palloc((*r).pool, size_of::<Guard>()).cast::<Guard>();
         if guard.is_null() {
             return false;
         }
         guard.write(Guard { r, index, method: Method::of(pc), tries: 0, leaving: false });
+        let pc = &mut *pc;
         pc.data = guard.cast();
         pc.get = Some(get);
         pc.free = Some(free);
@@ -122,11 +133,11 @@ impl Guard {
     /// Whether a try that has just failed did so because the server is not there: nothing was sent,
     /// or the connection broke before the response began. One that answers slowly, or with an error,
     /// is there.
-    fn is_gone(&self, pc: &ngx_peer_connection_t) -> bool {
+    fn is_gone(&self) -> bool {
         let u = self.upstream();
         // SAFETY: while a try is ended, its connection is still there, or null if none was made.
         let timed_out = unsafe {
-            pc.connection.as_ref().is_some_and(|c| {
+            u.peer.connection.as_ref().is_some_and(|c| {
                 let timed_out = |event: *mut nginx_sys::ngx_event_t| (*event).timedout() != 0;
                 timed_out(c.read) || timed_out(c.write)
             })
@@ -144,7 +155,10 @@ impl Guard {
     }
 
     /// Goes on to another release; `false` when there is none.
-    fn leave(&mut self, pc: &mut ngx_peer_connection_t) -> bool {
+    ///
+    /// `pc` is the upstream's, which the method's `peer.init` finds through the request: so there is
+    /// no reference to it meanwhile.
+    fn leave(&mut self, pc: *mut ngx_peer_connection_t) -> bool {
         let r = self.r;
         let log = ngx::log::ngx_cycle_log().as_ptr();
         let view = self.with_claim(|claim, main| {
@@ -166,23 +180,23 @@ impl Guard {
             Some(view)
         });
         let Some(view) = view else { return false };
-        // Whoever stands before us (`keepalive`) stays there.
-        let outer = Method::of(pc);
-        // Round robin takes what is there for its own.
-        pc.data = ptr::null_mut();
-        let rc = view.init_peer(r);
-        if rc == OK {
-            self.method = Method::of(pc);
+        // SAFETY: the upstream lives as long as its callbacks are called.
+        unsafe {
+            // Whoever stands before us (`keepalive`) stays there.
+            let outer = Method::of(pc);
+            // Round robin takes what is there for its own.
+            (*pc).data = ptr::null_mut();
+            let rc = view.init_peer(r);
+            if rc == OK {
+                self.method = Method::of(pc);
+            }
+            outer.put(pc);
+            let limit = (*self.upstream().conf).next_upstream_tries;
+            if limit != 0 {
+                (*pc).tries = (*pc).tries.min(limit.saturating_sub(self.tries));
+            }
+            rc == OK
         }
-        outer.put(pc);
-        let limit = {
-            // SAFETY: as above.
-            unsafe { (*self.upstream().conf).next_upstream_tries }
-        };
-        if limit != 0 {
-            pc.tries = pc.tries.min(limit.saturating_sub(self.tries));
-        }
-        rc == OK
     }
 
     fn with_claim<T>(
@@ -200,8 +214,8 @@ impl Guard {
 unsafe extern "C" fn get(pc: *mut ngx_peer_connection_t, data: *mut c_void) -> ngx_int_t {
     // SAFETY: NGINX, or whoever stands before us, gives what `guard` has set; the peer is the
     // upstream's.
-    let (peer, guard) = unsafe { (&mut *pc, &mut *data.cast::<Guard>()) };
-    if std::mem::take(&mut guard.leaving) && !guard.leave(peer) {
+    let guard = unsafe { &mut *data.cast::<Guard>() };
+    if std::mem::take(&mut guard.leaving) && !guard.leave(pc) {
         return BUSY;
     }
     loop {
@@ -209,7 +223,7 @@ unsafe extern "C" fn get(pc: *mut ngx_peer_connection_t, data: *mut c_void) -> n
         // SAFETY: the method's own callback with its own data.
         let rc = unsafe { get(pc, guard.method.data) };
         // No server of the release is up.
-        if rc == BUSY && guard.may_leave() && guard.leave(peer) {
+        if rc == BUSY && guard.may_leave() && guard.leave(pc) {
             continue;
         }
         guard.tries += 1;
@@ -219,14 +233,16 @@ unsafe extern "C" fn get(pc: *mut ngx_peer_connection_t, data: *mut c_void) -> n
 
 unsafe extern "C" fn free(pc: *mut ngx_peer_connection_t, data: *mut c_void, state: ngx_uint_t) {
     // SAFETY: as above.
-    let (peer, guard) = unsafe { (&mut *pc, &mut *data.cast::<Guard>()) };
-    let gone = state & NGX_PEER_FAILED as ngx_uint_t != 0 && guard.is_gone(peer);
+    let guard = unsafe { &mut *data.cast::<Guard>() };
+    let gone = state & NGX_PEER_FAILED as ngx_uint_t != 0 && guard.is_gone();
     if let Some(free) = guard.method.free {
         // SAFETY: as above.
         unsafe { free(pc, guard.method.data, state) };
     }
     // A connection that was kept open and is closed by now says nothing about the server: NGINX
     // makes another try by itself.
+    // SAFETY: as above.
+    let peer = unsafe { &mut *pc };
     if gone && peer.tries == 0 && peer.cached() == 0 && guard.may_leave() && guard.has_next() {
         guard.leaving = true;
         peer.tries = 1;

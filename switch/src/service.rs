@@ -216,6 +216,10 @@ impl Service<'_> {
     ///
     /// The problem to answer with.
     pub fn metrics(&self) -> Result<String, Problem> {
+        // Another zone has gone on counting from this one's figures.
+        if self.zones.iter().any(|served| served.zone.is_retired()) {
+            return Err(Problem::new(503, ZoneError::Retired.to_string()));
+        }
         Ok(metrics::page(&self.index(false), &self.all()?))
     }
 

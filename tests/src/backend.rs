@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex};
@@ -13,16 +14,47 @@ struct Gate {
     changed: Condvar,
 }
 
+/// The sockets of a backend, to be closed when it dies.
+type Sockets = Arc<Mutex<Vec<OwnedFd>>>;
+
 /// One server or several with one name.
 #[derive(Debug, Clone)]
 pub struct Backend {
     release: String,
     gate: Arc<Gate>,
+    sockets: Sockets,
     /// Where the servers listen.
     pub addresses: Vec<String>,
 }
 
 impl Backend {
+    fn new(release: &str) -> Self {
+        Self {
+            release: release.to_owned(),
+            gate: Arc::default(),
+            sockets: Arc::default(),
+            addresses: Vec::new(),
+        }
+    }
+
+    fn keep(&self, socket: impl AsFd) -> std::io::Result<()> {
+        let socket = socket.as_fd().try_clone_to_owned()?;
+        self.sockets.lock().map_err(|_| std::io::ErrorKind::Other)?.push(socket);
+        Ok(())
+    }
+
+    /// As if every process had been killed: nobody listens any more, and what was connected is cut.
+    ///
+    /// # Panics
+    ///
+    /// Never in a test that is sound.
+    pub fn die(&self) {
+        for socket in self.sockets.lock().expect("no panic under it").drain(..) {
+            // One that is closed already says so.
+            let _ = rustix::net::shutdown(&socket, rustix::net::Shutdown::Both);
+        }
+    }
+
     /// So many servers of a release on ports of this machine.
     ///
     /// # Panics
@@ -30,17 +62,19 @@ impl Backend {
     /// When there is no port.
     #[must_use]
     pub fn start(release: &str, servers: usize) -> Self {
-        let mut backend =
-            Self { release: release.to_owned(), gate: Arc::default(), addresses: Vec::new() };
+        let mut backend = Self::new(release);
         for _ in 0..servers {
             let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
             backend.addresses.push(listener.local_addr().expect("an address").to_string());
+            backend.keep(&listener).expect("a descriptor");
             let this = backend.clone();
             std::thread::spawn(move || {
-                for stream in listener.incoming().flatten() {
+                // Ends when the socket is shut down.
+                while let Ok((stream, _)) = listener.accept() {
                     let this = this.clone();
                     // Answers are small; without this they wait for the client's acknowledgement.
                     let _ = stream.set_nodelay(true);
+                    let _ = this.keep(&stream);
                     std::thread::spawn(move || this.serve(stream));
                 }
             });
@@ -55,8 +89,7 @@ impl Backend {
     /// When they cannot be made.
     #[must_use]
     pub fn unix(release: &str, servers: usize, folder: &Path) -> Self {
-        let mut backend =
-            Self { release: release.to_owned(), gate: Arc::default(), addresses: Vec::new() };
+        let mut backend = Self::new(release);
         for n in 0..servers {
             let path = folder.join(format!("{release}{n}.sock"));
             let listener = UnixListener::bind(&path).expect("a socket");

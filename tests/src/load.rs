@@ -46,9 +46,19 @@ pub struct Switch {
 
 impl Load {
     /// Starts so many clients: half of them keep their connection, the others make a new one for
-    /// each request.
+    /// each request. Every fourth request is a `POST`.
     #[must_use]
     pub fn start(port: u16, clients: usize) -> Self {
+        Self::start_with(port, clients, true)
+    }
+
+    /// Starts so many clients that only send what may be sent twice.
+    #[must_use]
+    pub fn start_idempotent(port: u16, clients: usize) -> Self {
+        Self::start_with(port, clients, false)
+    }
+
+    fn start_with(port: u16, clients: usize, posts: bool) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let threads = (0..clients).map(|n| {
             let stop = stop.clone();
@@ -59,7 +69,8 @@ impl Load {
                     i += 1;
                     let start = Instant::now();
                     let was_kept = kept.is_some();
-                    let result = ask(port, n, i, &mut kept);
+                    let post = posts && i.is_multiple_of(4);
+                    let result = ask(port, n, i, post, &mut kept);
                     samples.push(Sample { start, end: Instant::now(), kept: was_kept, result });
                     if samples.last().is_some_and(|s| s.result.is_err()) || n % 2 == 1 {
                         kept = None;
@@ -85,15 +96,20 @@ impl Load {
     }
 }
 
-fn ask(port: u16, n: usize, i: u64, kept: &mut Option<Connection>) -> Result<String, String> {
+fn ask(
+    port: u16,
+    n: usize,
+    i: u64,
+    post: bool,
+    kept: &mut Option<Connection>,
+) -> Result<String, String> {
     if kept.is_none() {
         *kept = Some(Connection::tcp(port).map_err(|e| format!("connect: {e}"))?);
     }
     let Some(connection) = kept else { return Err("no connection".to_owned()) };
     let target = format!("/{n}/{i}");
     let headers: &[_] = if n % 2 == 1 { &[("Connection", "close")] } else { &[] };
-    let body: &[u8] = if i.is_multiple_of(4) { b"a body" } else { b"" };
-    let method = if body.is_empty() { "GET" } else { "POST" };
+    let (method, body): (_, &[u8]) = if post { ("POST", b"a body") } else { ("GET", b"") };
     connection.send(method, &target, headers, body).map_err(|e| format!("send: {e}"))?;
     let response = connection.receive().map_err(|e| format!("receive: {e}"))?;
     if response.status != 200 {

@@ -46,6 +46,7 @@ pub const STANDARD: &str = r#"
     server {
         listen 127.0.0.1:%PORT% backlog=4096;
         add_header X-Shunt "$shunt_upstream $shunt_release $shunt_generation" always;
+        add_header X-Reason $shunt_reason always;
         proxy_http_version 1.1;
         proxy_set_header Connection "";
         location / { proxy_pass http://web; }
