@@ -20,6 +20,7 @@ use shunt_switch::follower::{Parking, Ticket};
 use crate::HttpShuntModule;
 use crate::admin::add_header;
 use crate::conf::{HoldConf, LocConf, MainConf};
+use crate::worker::Worker;
 use crate::wrap::{AGAIN, DECLINED, ERROR, OK, keep};
 
 /// How often to look, in milliseconds.
@@ -37,7 +38,9 @@ pub struct Line {
 /// A request that waits. It lives in its request's pool, and leaves the line with it.
 struct Parked {
     r: *mut ngx_http_request_t,
-    hold: Rc<HoldConf>,
+    conf: Rc<HoldConf>,
+    /// The hold that it waits for the end of.
+    hold: u32,
     ticket: Option<Ticket>,
     zone: Zone<'static>,
     /// When it has waited long enough.
@@ -62,6 +65,13 @@ impl Parked {
         // SAFETY: the global is set by the event loop, in this thread.
         let now = unsafe { ngx_current_msec };
         self.deadline.wrapping_sub(now).cast_signed() <= 0
+    }
+
+    fn is_held(&self, worker: &mut Option<Worker>) -> bool {
+        let held = |(index, zone)| {
+            worker.as_mut().is_some_and(|worker| worker.is_held(index, zone, self.hold))
+        };
+        self.conf.upstream.get().is_some_and(held)
     }
 }
 
@@ -89,22 +99,37 @@ pub unsafe extern "C" fn handler(r: *mut ngx_http_request_t) -> ngx_int_t {
     if let Some(known) = known
         && known.is_late
     {
-        return refuse(request, main, &known.hold);
+        return refuse(request, main, &known.conf);
     }
-    let waited_for = known.map(|known| &known.hold.name);
-    for hold in holds.iter().filter(|hold| Some(&hold.name) != waited_for) {
-        let Some((index, zone)) = hold.upstream.get() else { continue };
+    let waited_for = known.map(|known| &known.conf.name);
+    for conf in holds.iter().filter(|conf| Some(&conf.name) != waited_for) {
+        let Some((index, zone)) = conf.upstream.get() else { continue };
         let parking = {
             let Ok(mut worker) = main.worker.try_borrow_mut() else { return ERROR };
             let Some(worker) = worker.as_mut() else { return ERROR };
-            worker.park(index, zone, hold.max)
+            worker.park(index, zone, conf.max)
         };
         match parking {
-            Ok((Parking::Parked(ticket), zone)) => {
-                let deadline = known.map(|known| known.deadline);
-                return park(request, main, hold, ticket, zone, deadline);
+            Ok((Parking::Parked(ticket, hold), zone)) => {
+                // SAFETY: the global is set by the event loop, in this thread.
+                let now = unsafe { ngx_current_msec };
+                let timeout = ngx_msec_t::try_from(conf.timeout.as_millis());
+                let parked = Parked {
+                    r,
+                    conf: conf.clone(),
+                    hold,
+                    ticket: Some(ticket),
+                    zone,
+                    deadline: known.map_or_else(
+                        || now.wrapping_add(timeout.unwrap_or(ngx_msec_t::MAX / 4)),
+                        |known| known.deadline,
+                    ),
+                    main,
+                    is_late: false,
+                };
+                return park(request, main, parked);
             }
-            Ok((Parking::Full, _)) => return refuse(request, main, hold),
+            Ok((Parking::Full, _)) => return refuse(request, main, conf),
             // A request that cannot be parked goes on: its upstream says what is wrong.
             Ok((Parking::Free, _)) | Err(_) => {}
         }
@@ -117,26 +142,7 @@ fn context(r: &ngx_http_request_t) -> *mut std::ffi::c_void {
     unsafe { *r.ctx.add(HttpShuntModule::module().ctx_index) }
 }
 
-fn park(
-    r: &mut ngx_http_request_t,
-    main: &MainConf,
-    hold: &Rc<HoldConf>,
-    ticket: Ticket,
-    zone: Zone<'static>,
-    deadline: Option<ngx_msec_t>,
-) -> ngx_int_t {
-    let timeout = ngx_msec_t::try_from(hold.timeout.as_millis()).unwrap_or(ngx_msec_t::MAX / 4);
-    // SAFETY: the global is set by the event loop, in this thread.
-    let deadline = deadline.unwrap_or_else(|| unsafe { ngx_current_msec }.wrapping_add(timeout));
-    let parked = Parked {
-        r,
-        hold: hold.clone(),
-        ticket: Some(ticket),
-        zone,
-        deadline,
-        main,
-        is_late: false,
-    };
+fn park(r: &mut ngx_http_request_t, main: &MainConf, parked: Parked) -> ngx_int_t {
     // Without memory the value is dropped, which gives the ticket back.
     let Some(place) = keep(r.pool, parked) else { return ERROR };
     // SAFETY: as in `context`. The connection lives as long as the request. A client that leaves ends
@@ -163,8 +169,8 @@ fn park(
 }
 
 /// 503 with the time after which it is worth asking again.
-fn refuse(r: &mut ngx_http_request_t, main: &MainConf, hold: &HoldConf) -> ngx_int_t {
-    let left = hold.upstream.get().map_or(0, |(index, zone)| {
+fn refuse(r: &mut ngx_http_request_t, main: &MainConf, conf: &HoldConf) -> ngx_int_t {
+    let left = conf.upstream.get().map_or(0, |(index, zone)| {
         let mut worker = main.worker.borrow_mut();
         worker.as_mut().map_or(0, |worker| worker.hold_ends_in(index, zone))
     });
@@ -211,8 +217,7 @@ impl Line {
         self.parked.iter().copied().find(|parked| {
             // SAFETY: what is in the line lives: it leaves it before its request ends.
             let parked = unsafe { &**parked };
-            let held = |(index, zone)| worker.as_mut().is_some_and(|w| w.is_held(index, zone));
-            parked.is_over() || !parked.hold.upstream.get().is_some_and(held)
+            parked.is_over() || !parked.is_held(&mut worker)
         })
     }
 }
@@ -226,10 +231,7 @@ unsafe extern "C" fn look(event: *mut ngx_event_t) {
         // SAFETY: as in `next`. The request may end while its phases run, with what was parked.
         unsafe {
             let parked = &mut *next;
-            let held = |(index, zone)| {
-                main.worker.borrow_mut().as_mut().is_some_and(|w| w.is_held(index, zone))
-            };
-            parked.is_late = parked.hold.upstream.get().is_some_and(held);
+            parked.is_late = parked.is_held(&mut main.worker.borrow_mut());
             parked.leave();
             let r = parked.r;
             let connection = (*r).connection;

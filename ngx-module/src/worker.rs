@@ -145,10 +145,10 @@ impl Worker {
         Ok((following.follower.park(&zone, row, max)?, zone))
     }
 
-    /// Whether new requests are parked now; `false` when that cannot be told.
-    pub fn is_held(&mut self, index: usize, zone: usize) -> bool {
+    /// Whether a hold still lasts; `false` when that cannot be told.
+    pub fn is_held(&mut self, index: usize, zone: usize, hold: u32) -> bool {
         let following = self.following(index, zone);
-        following.is_ok_and(|(f, zone, _)| f.follower.is_held(&zone).unwrap_or(false))
+        following.is_ok_and(|(f, zone, _)| f.follower.hold(&zone).is_ok_and(|h| h == Some(hold)))
     }
 
     /// How long the hold lasts, in milliseconds, if nobody ends it.

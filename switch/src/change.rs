@@ -149,17 +149,20 @@ pub fn end_canary(state: &State) -> Option<State> {
     Some(State { route: state.route.next().with_canary(None), ..state.clone() })
 }
 
-/// Parks new requests until a time of [`crate::clock::since_boot`].
+/// Parks new requests from now on until a time, both of [`crate::clock::since_boot`]. A hold that
+/// lasts goes on.
 #[must_use]
-pub fn hold(state: &State, until: u64) -> State {
-    State { route: state.route.next().with_hold(true), held_until: until, ..state.clone() }
+pub fn hold(state: &State, now: u64, until: u64) -> State {
+    let route = state.route.next().with_hold(true);
+    let held_since = state.hold(now).unwrap_or(route.generation());
+    State { route, held_since, held_until: until, ..state.clone() }
 }
 
 /// Lets parked requests go; `None` when nothing is held.
 #[must_use]
 pub fn resume(state: &State) -> Option<State> {
     let route = state.route.next().with_hold(false);
-    state.route.is_held().then(|| State { route, held_until: 0, ..state.clone() })
+    state.route.is_held().then(|| State { route, held_until: 0, held_since: 0, ..state.clone() })
 }
 
 /// Forgets the previous release; `None` when there is none.
@@ -313,7 +316,7 @@ mod tests {
     fn empty() -> State {
         let table = Rc::new(Table { preview: true, ..Table::empty("web", 0) });
         let route = Route::new(1, None);
-        State { route, previous: None, held_until: 0, exposed: 0, stamp: 1, table }
+        State { route, previous: None, held_until: 0, held_since: 0, exposed: 0, stamp: 1, table }
     }
 
     #[derive(Debug, Clone)]
@@ -364,7 +367,7 @@ mod tests {
                         set_canary(&state, &name(*r), share).ok().flatten()
                     }
                     Step::EndCanary => end_canary(&state),
-                    Step::Hold => Some(hold(&state, 77)),
+                    Step::Hold => Some(hold(&state, 5, 77)),
                     Step::Resume => resume(&state),
                 };
                 let Some(next) = next else { continue };

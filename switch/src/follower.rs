@@ -123,8 +123,8 @@ impl Ticket {
 pub enum Parking {
     /// Nothing is held: it goes on.
     Free,
-    /// It waits, and is counted.
-    Parked(Ticket),
+    /// It waits until this hold has ended, and is counted.
+    Parked(Ticket, u32),
     /// As many as may wait do so already.
     Full,
 }
@@ -237,21 +237,21 @@ impl Follower {
         }
     }
 
-    /// Whether new requests are parked now. One load when they are not.
+    /// The hold that parks new requests now, if there is one. One load when there is none.
     ///
     /// # Errors
     ///
     /// [`ZoneError::Damaged`].
-    pub fn is_held(&mut self, zone: &Zone<'_>) -> Result<bool, ZoneError> {
+    pub fn hold(&mut self, zone: &Zone<'_>) -> Result<Option<u32>, ZoneError> {
         if !Route::load(zone.route_word(self.upstream)).is_held() {
-            return Ok(false);
+            return Ok(None);
         }
         // Nobody would ever end the hold of a zone that was given up.
         if zone.is_retired() {
-            return Ok(false);
+            return Ok(None);
         }
         let (state, ours) = self.follow(zone)?;
-        Ok(ours && state.is_held(clock::since_boot()))
+        Ok(state.hold(clock::since_boot()).filter(|_| ours))
     }
 
     /// Parks a request if new requests are held, unless `max` are parked already, in all workers.
@@ -260,9 +260,7 @@ impl Follower {
     ///
     /// [`ZoneError::Damaged`].
     pub fn park(&mut self, zone: &Zone<'_>, row: Row, max: u64) -> Result<Parking, ZoneError> {
-        if !self.is_held(zone)? {
-            return Ok(Parking::Free);
-        }
+        let Some(hold) = self.hold(zone)? else { return Ok(Parking::Free) };
         let column = self.follow(zone)?.0.table.parked;
         let cell = zone.cell(row, column).ok_or(ZoneError::Damaged(self.upstream))?;
         cell.park();
@@ -273,7 +271,7 @@ impl Follower {
             return Ok(Parking::Full);
         }
         cell.count();
-        Ok(Parking::Parked(ticket))
+        Ok(Parking::Parked(ticket, hold))
     }
 
     /// How long the hold lasts, in milliseconds, if nobody ends it.
@@ -470,11 +468,17 @@ mod tests {
         let words = words(1 << 18);
         let mut w = World::new(&words);
         assert!(matches!(w.follower.park(&w.zone, w.row, 9).unwrap(), Parking::Free));
-        w.change(|state| Some(change::hold(state, clock::since_boot() + 3_600_000)));
+        let hold =
+            |until| move |state: &State| Some(change::hold(state, clock::since_boot(), until));
+        w.change(hold(clock::since_boot() + 3_600_000));
+        let first = w.follower.hold(&w.zone).unwrap();
         let mut tickets = Vec::new();
         for _ in 0..2 {
             match w.follower.park(&w.zone, w.row, 2).unwrap() {
-                Parking::Parked(ticket) => tickets.push(ticket),
+                Parking::Parked(ticket, hold) => {
+                    assert_eq!(Some(hold), first);
+                    tickets.push(ticket);
+                }
                 other => panic!("{other:?}"),
             }
         }
@@ -482,11 +486,16 @@ mod tests {
         let parked = w.follower.table(&w.zone).unwrap().parked;
         assert_eq!((w.zone.in_flight(parked).requests, w.zone.requests(parked)), (2, 2));
         tickets.into_iter().for_each(|ticket| ticket.give_back(&w.zone));
-        assert!(w.follower.is_held(&w.zone).unwrap());
-        w.change(|state| Some(change::hold(state, clock::since_boot())));
-        assert!(!w.follower.is_held(&w.zone).unwrap(), "its time is over");
-        w.change(|state| Some(change::hold(state, u64::MAX)));
+        w.change(hold(u64::MAX));
+        assert_eq!(w.follower.hold(&w.zone).unwrap(), first, "it goes on");
+        w.change(change::resume);
+        w.change(hold(u64::MAX));
+        let second = w.follower.hold(&w.zone).unwrap();
+        assert!(second.is_some() && second != first, "who waited for the first goes on");
+        w.change(hold(clock::since_boot()));
+        assert_eq!(w.follower.hold(&w.zone).unwrap(), None, "its time is over");
+        w.change(hold(u64::MAX));
         w.zone.retire();
-        assert!(!w.follower.is_held(&w.zone).unwrap(), "nobody would ever end it");
+        assert_eq!(w.follower.hold(&w.zone).unwrap(), None, "nobody would ever end it");
     }
 }

@@ -58,6 +58,7 @@ struct Base {
     previous: Option<ReleaseName>,
     canary: Option<Canary>,
     held_until: Option<u64>,
+    held_since: u32,
     /// The column of parked requests.
     parked: Option<u32>,
     releases: Vec<Draft>,
@@ -82,6 +83,7 @@ impl Base {
                 .canary()
                 .and_then(|(index, share)| Some(Canary { release: name(index)?, share })),
             held_until: state.route.is_held().then_some(state.held_until),
+            held_since: state.held_since,
             parked: Some(state.table.parked),
             releases: state.table.releases.iter().map(draft).collect(),
         }
@@ -110,6 +112,7 @@ impl Base {
                 let most = HoldRequest::MAX.as_secs() * 1000;
                 clock::since_boot().saturating_add(left.min(most))
             }),
+            held_since: saved.generation,
             parked: None,
             releases: drafts.collect(),
         }
@@ -122,6 +125,7 @@ impl Base {
             previous: None,
             canary: None,
             held_until: None,
+            held_since: 0,
             parked: None,
             releases: Vec::new(),
         }
@@ -291,8 +295,9 @@ fn place(
     let route =
         Route::new(generation, active).with_canary(canary).with_hold(base.held_until.is_some());
     let held_until = base.held_until.unwrap_or(0);
+    let held_since = base.held_since;
     let (stamp, table) = (zone.serial(), Rc::new(table));
-    Ok(State { route, previous, held_until, exposed, stamp, table })
+    Ok(State { route, previous, held_until, held_since, exposed, stamp, table })
 }
 
 /// Brings the zone in line with the configuration. Under the lock.

@@ -30,7 +30,8 @@ mod side {
     pub const PREVIOUS: usize = 2;
     pub const HELD_UNTIL: usize = 3;
     pub const EXPOSED: usize = 4;
-    pub const WORDS: usize = 5;
+    pub const HELD_SINCE: usize = 5;
+    pub const WORDS: usize = 6;
 }
 
 /// The state of an upstream at one moment.
@@ -42,6 +43,8 @@ pub struct State {
     pub previous: Option<u8>,
     /// When a hold ends by itself, in milliseconds of [`crate::clock::since_boot`].
     pub held_until: u64,
+    /// The generation that a hold began with: it tells the hold from the one after it.
+    pub held_since: u32,
     /// The releases that users' requests went to since they were given their servers, a bit for each
     /// index. Such a release gets no preview once it is neither active nor the canary: it drains.
     pub exposed: u64,
@@ -57,10 +60,10 @@ pub(crate) fn bit(index: u8) -> u64 {
 }
 
 impl State {
-    /// Whether new requests are parked at this time of [`crate::clock::since_boot`].
+    /// The hold at this time of [`crate::clock::since_boot`], by the generation that it began with.
     #[must_use]
-    pub fn is_held(&self, now: u64) -> bool {
-        self.route.is_held() && now < self.held_until
+    pub fn hold(&self, now: u64) -> Option<u32> {
+        (self.route.is_held() && now < self.held_until).then_some(self.held_since)
     }
 
     /// Whether new requests may go to this release that do not name it.
@@ -152,6 +155,7 @@ impl<'z> Zone<'z> {
                 |word| self.side_word(upstream, route.generation(), word).load(Ordering::Relaxed);
             let (stamp, previous) = (read(side::STAMP), read(side::PREVIOUS));
             let (held_until, exposed) = (read(side::HELD_UNTIL), read(side::EXPOSED));
+            let held_since = read(side::HELD_SINCE) as u32;
             let table = match known {
                 Some(known) if known.stamp == stamp => Some(known.table.clone()),
                 _ => arena::load(self, Place::from_word(read(side::PLACE)))
@@ -164,7 +168,7 @@ impl<'z> Zone<'z> {
             }
             let table = table.ok_or(ZoneError::Damaged(upstream))?;
             let previous = (previous != NONE).then_some(previous as u8);
-            return Ok(State { route, previous, held_until, exposed, stamp, table });
+            return Ok(State { route, previous, held_until, held_since, exposed, stamp, table });
         }
     }
 
@@ -220,6 +224,7 @@ impl<'z> Zone<'z> {
             (side::PREVIOUS, next.previous.map_or(NONE, u64::from)),
             (side::HELD_UNTIL, next.held_until),
             (side::EXPOSED, next.exposed),
+            (side::HELD_SINCE, next.held_since.into()),
         ] {
             let word = self.side_word(upstream, next.route.generation(), word);
             word.store(value, Ordering::Relaxed);

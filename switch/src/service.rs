@@ -314,8 +314,9 @@ impl Service<'_> {
                 request.check().map_err(|e| Problem::new(422, e.to_string()))?;
                 let state = self.matching(served, if_match)?;
                 let time = u64::try_from(request.timeout.duration().as_millis());
-                let until = clock::since_boot().saturating_add(time.unwrap_or(u64::MAX));
-                self.make(served, &state, Some(change::hold(&state, until)))
+                let now = clock::since_boot();
+                let until = now.saturating_add(time.unwrap_or(u64::MAX));
+                self.make(served, &state, Some(change::hold(&state, now, until)))
             }
             Call::DeleteHold { upstream } => {
                 let served = self.find(upstream)?;

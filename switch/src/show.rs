@@ -32,7 +32,7 @@ pub fn upstream(zone: Zone<'_>, record: usize, state: &State) -> Upstream {
         .canary()
         .and_then(|(index, share)| Some(Canary { release: name(Some(index))?, share }));
     let now = clock::since_boot();
-    let hold = state.is_held(now).then(|| Hold {
+    let hold = state.hold(now).map(|_| Hold {
         ends_in: NginxTime::from(Duration::from_millis(state.held_until.saturating_sub(now))),
     });
     Upstream {

@@ -1,10 +1,12 @@
 //! Servers of a release, in the test's own process: they name their release, and can be held still.
 
+use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 
 /// A gate that requests wait at.
@@ -14,8 +16,8 @@ struct Gate {
     changed: Condvar,
 }
 
-/// The sockets of a backend, to be closed when it dies.
-type Sockets = Arc<Mutex<Vec<OwnedFd>>>;
+/// The sockets of a backend, to be shut down when it dies.
+type Sockets = Arc<Mutex<HashMap<u64, OwnedFd>>>;
 
 /// One server or several with one name.
 #[derive(Debug, Clone)]
@@ -37,10 +39,13 @@ impl Backend {
         }
     }
 
-    fn keep(&self, socket: impl AsFd) -> std::io::Result<()> {
-        let socket = socket.as_fd().try_clone_to_owned()?;
-        self.sockets.lock().map_err(|_| std::io::ErrorKind::Other)?.push(socket);
-        Ok(())
+    /// Remembers a socket until it is let go under the number that this gives.
+    fn keep(&self, socket: impl AsFd) -> u64 {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let socket = socket.as_fd().try_clone_to_owned().expect("a descriptor");
+        let n = NEXT.fetch_add(1, Ordering::Relaxed);
+        self.sockets.lock().expect("no panic under it").insert(n, socket);
+        n
     }
 
     /// As if every process had been killed: nobody listens any more, and what was connected is cut.
@@ -49,8 +54,8 @@ impl Backend {
     ///
     /// Never in a test that is sound.
     pub fn die(&self) {
-        for socket in self.sockets.lock().expect("no panic under it").drain(..) {
-            // One that is closed already says so.
+        for (_, socket) in self.sockets.lock().expect("no panic under it").drain() {
+            // One whose other end has closed it already says so.
             let _ = rustix::net::shutdown(&socket, rustix::net::Shutdown::Both);
         }
     }
@@ -66,7 +71,7 @@ impl Backend {
         for _ in 0..servers {
             let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
             backend.addresses.push(listener.local_addr().expect("an address").to_string());
-            backend.keep(&listener).expect("a descriptor");
+            backend.keep(&listener);
             let this = backend.clone();
             std::thread::spawn(move || {
                 // Ends when the socket is shut down.
@@ -74,8 +79,11 @@ impl Backend {
                     let this = this.clone();
                     // Answers are small; without this they wait for the client's acknowledgement.
                     let _ = stream.set_nodelay(true);
-                    let _ = this.keep(&stream);
-                    std::thread::spawn(move || this.serve(stream));
+                    let n = this.keep(&stream);
+                    std::thread::spawn(move || {
+                        this.serve(stream);
+                        this.sockets.lock().expect("no panic under it").remove(&n);
+                    });
                 }
             });
         }
