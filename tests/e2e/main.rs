@@ -21,6 +21,8 @@ mod deploy;
 mod drain;
 mod kill;
 mod lifecycle;
+mod protocols;
+mod proxying;
 mod refusal;
 mod releases;
 mod switch;

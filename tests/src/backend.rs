@@ -1,17 +1,12 @@
 //! Servers of a release, in the test's own process: they name their release, and can be held still.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::Arc;
 
-/// A gate that requests wait at.
-#[derive(Debug, Default)]
-struct Gate {
-    state: Mutex<(bool, usize)>,
-    changed: Condvar,
-}
+use crate::gate::Gate;
 
 /// One server or several with one name.
 #[derive(Debug, Clone)]
@@ -23,6 +18,10 @@ pub struct Backend {
 }
 
 impl Backend {
+    fn new(release: &str) -> Self {
+        Self { release: release.to_owned(), gate: Arc::default(), addresses: Vec::new() }
+    }
+
     /// So many servers of a release on ports of this machine.
     ///
     /// # Panics
@@ -30,18 +29,30 @@ impl Backend {
     /// When there is no port.
     #[must_use]
     pub fn start(release: &str, servers: usize) -> Self {
-        let mut backend =
-            Self { release: release.to_owned(), gate: Arc::default(), addresses: Vec::new() };
+        Self::speaking(release, servers, "127.0.0.1:0", Self::http)
+    }
+
+    /// So many servers of a release on ports of this address, which speak something.
+    ///
+    /// # Panics
+    ///
+    /// When there is no port.
+    #[must_use]
+    pub fn speaking<F>(release: &str, servers: usize, address: &str, speak: F) -> Self
+    where
+        F: Fn(&Self, TcpStream) + Clone + Send + 'static,
+    {
+        let mut backend = Self::new(release);
         for _ in 0..servers {
-            let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+            let listener = TcpListener::bind(address).expect("a port");
             backend.addresses.push(listener.local_addr().expect("an address").to_string());
-            let this = backend.clone();
+            let (this, speak) = (backend.clone(), speak.clone());
             std::thread::spawn(move || {
                 for stream in listener.incoming().flatten() {
-                    let this = this.clone();
+                    let (this, speak) = (this.clone(), speak.clone());
                     // Answers are small; without this they wait for the client's acknowledgement.
                     let _ = stream.set_nodelay(true);
-                    std::thread::spawn(move || this.serve(stream));
+                    std::thread::spawn(move || speak(&this, stream));
                 }
             });
         }
@@ -55,8 +66,7 @@ impl Backend {
     /// When they cannot be made.
     #[must_use]
     pub fn unix(release: &str, servers: usize, folder: &Path) -> Self {
-        let mut backend =
-            Self { release: release.to_owned(), gate: Arc::default(), addresses: Vec::new() };
+        let mut backend = Self::new(release);
         for n in 0..servers {
             let path = folder.join(format!("{release}{n}.sock"));
             let listener = UnixListener::bind(&path).expect("a socket");
@@ -65,11 +75,17 @@ impl Backend {
             std::thread::spawn(move || {
                 for stream in listener.incoming().flatten() {
                     let this = this.clone();
-                    std::thread::spawn(move || this.serve(stream));
+                    std::thread::spawn(move || this.http(stream));
                 }
             });
         }
         backend
+    }
+
+    /// Its release.
+    #[must_use]
+    pub fn release(&self) -> &str {
+        &self.release
     }
 
     /// `shunt_release` lines for NGINX's configuration.
@@ -82,36 +98,32 @@ impl Backend {
     /// So many bytes are sent for `/big`, more than the sockets on the way can hold.
     pub const BIG: usize = 32 << 20;
 
-    /// From now on requests to `/held` wait.
-    ///
-    /// # Panics
-    ///
-    /// Never in a test that is sound.
+    /// From now on requests to `/held` and `/halved` wait; the latter after half of the answer.
     pub fn hold(&self) {
-        self.gate.state.lock().expect("no panic under it").0 = true;
+        self.gate.close();
     }
 
     /// How many requests wait.
-    ///
-    /// # Panics
-    ///
-    /// Never in a test that is sound.
     #[must_use]
     pub fn held(&self) -> usize {
-        self.gate.state.lock().expect("no panic under it").1
+        self.gate.waiting()
     }
 
     /// Lets all of them go.
-    ///
-    /// # Panics
-    ///
-    /// Never in a test that is sound.
     pub fn let_go(&self) {
-        self.gate.state.lock().expect("no panic under it").0 = false;
-        self.gate.changed.notify_all();
+        self.gate.open();
     }
 
-    fn serve(&self, stream: impl Read + Write) {
+    /// Waits if a request to this path has to.
+    pub fn wait(&self, path: &str) {
+        if path.starts_with("/held") {
+            self.gate.pass();
+        }
+    }
+
+    /// Speaks HTTP/1.1 on a stream. The answer has the request's body, or the release's name; each
+    /// header `X-Answer` of the request is a line of the answer's head.
+    pub fn http(&self, stream: impl Read + Write) {
         let mut stream = BufReader::new(stream);
         while let Some(text) = head(&mut stream) {
             if self.answer(&text, &mut stream).is_none() {
@@ -142,25 +154,33 @@ impl Backend {
         let length: usize = length.and_then(|l| l.trim().parse().ok()).unwrap_or(0);
         let mut body = vec![0; length];
         stream.read_exact(&mut body).ok()?;
-        if path.starts_with("/held") {
-            let mut state = self.gate.state.lock().ok()?;
-            state.1 += 1;
-            state = self.gate.changed.wait_while(state, |state| state.0).ok()?;
-            state.1 -= 1;
-        }
+        self.wait(path);
         let status = if path.starts_with("/missing") { "404 Not Found" } else { "200 OK" };
         if path.starts_with("/big") {
             body = vec![b'.'; Self::BIG];
         }
         let body = if body.is_empty() { self.release.as_bytes() } else { &body };
         let mut answer = format!(
-            "HTTP/1.1 {status}\r\nX-Release: {}\r\nContent-Length: {}\r\n\r\n",
+            "HTTP/1.1 {status}\r\nX-Release: {}\r\nContent-Length: {}\r\n",
             self.release,
             body.len()
-        )
-        .into_bytes();
+        );
+        for line in text.lines().filter_map(|line| line.strip_prefix("X-Answer: ")) {
+            answer.push_str(&format!("{line}\r\n"));
+        }
+        answer.push_str("\r\n");
+        let mut answer = answer.into_bytes();
         answer.extend_from_slice(body);
-        stream.get_mut().write_all(&answer).ok()?;
+        let (first, second) = if path.starts_with("/halved") {
+            answer.split_at(answer.len() - body.len() / 2)
+        } else {
+            answer.split_at(answer.len())
+        };
+        stream.get_mut().write_all(first).ok()?;
+        if !second.is_empty() {
+            self.gate.pass();
+            stream.get_mut().write_all(second).ok()?;
+        }
         (!lower.contains("connection: close")).then_some(())
     }
 }
