@@ -110,7 +110,7 @@ pub struct Claim {
 }
 
 impl Claim {
-    /// Calls `f` with the latest claim of a request that `wanted` says yes to.
+    /// Calls `f` with the latest claim of a request and its subrequests that `wanted` says yes to.
     ///
     /// Internal redirects empty `r->ctx`, so the claim is found through the cleanup list, as
     /// `ngx_http_realip_module` does.
@@ -141,8 +141,14 @@ impl Claim {
     }
 
     /// Calls `f` with the claim by which a request, as it is now, goes upstream.
-    pub fn of<T>(r: &ngx_http_request_t, f: impl FnOnce(&Self) -> T) -> Option<T> {
-        Self::find(r, |_| true, |claim| f(claim))
+    ///
+    /// Not the latest: a request shares its pool with its subrequests, and a mirror or an include may
+    /// have gone to another upstream meanwhile.
+    pub fn of<T>(r: &ngx_http_request_t, f: impl FnOnce(&mut Self) -> T) -> Option<T> {
+        // SAFETY: NGINX's own of this request; both are null until it goes upstream.
+        let us = unsafe { r.upstream.as_ref()?.upstream.as_ref()? };
+        let index = index(us)?;
+        Self::find(r, |claim| claim.index == index, f)
     }
 
     /// Index of the upstream.
@@ -259,7 +265,7 @@ unsafe extern "C" fn header_filter(r: *mut ngx_http_request_t) -> ngx_int_t {
                 ticket.upgrade(&claim.zone);
             }
         };
-        Claim::find(request, |claim| claim.ticket.is_some(), upgrade);
+        Claim::of(request, upgrade);
     }
     match next {
         // SAFETY: the chain's next filter takes what this one took.

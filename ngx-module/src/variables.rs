@@ -47,7 +47,7 @@ unsafe extern "C" fn get_upstream(
         let main = HttpShuntModule::main_conf(r)?;
         main.upstreams.get(index).map(|u| u.name.clone())
     };
-    set(r, value, Claim::of(r, Claim::upstream).and_then(name))
+    set(r, value, Claim::of(r, |claim| claim.upstream()).and_then(name))
 }
 
 unsafe extern "C" fn get_release(
