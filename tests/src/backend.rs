@@ -121,8 +121,8 @@ impl Backend {
         }
     }
 
-    /// Speaks HTTP/1.1 on a stream. The answer has the request's body, or the release's name; each
-    /// header `X-Answer` of the request is a line of the answer's head.
+    /// Speaks HTTP/1.1 on a stream. The answer has what the request's header `X-Body` says, or the
+    /// request's body, or the release's name; each `X-Answer` is a line of the answer's head.
     pub fn http(&self, stream: impl Read + Write) {
         let mut stream = BufReader::new(stream);
         while let Some(text) = head(&mut stream) {
@@ -158,6 +158,9 @@ impl Backend {
         let status = if path.starts_with("/missing") { "404 Not Found" } else { "200 OK" };
         if path.starts_with("/big") {
             body = vec![b'.'; Self::BIG];
+        }
+        if let Some(text) = text.lines().find_map(|line| line.strip_prefix("X-Body: ")) {
+            body = text.as_bytes().to_vec();
         }
         let body = if body.is_empty() { self.release.as_bytes() } else { &body };
         let mut answer = format!(
