@@ -15,6 +15,7 @@ macro_rules! each_nginx {
     };
 }
 
+mod caching;
 mod config;
 mod conflict;
 mod deploy;
@@ -25,5 +26,6 @@ mod protocols;
 mod proxying;
 mod refusal;
 mod releases;
+mod subrequests;
 mod switch;
 mod variables;
