@@ -15,6 +15,7 @@ macro_rules! each_nginx {
     };
 }
 
+mod balancers;
 mod caching;
 mod config;
 mod conflict;
