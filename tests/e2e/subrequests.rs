@@ -288,6 +288,22 @@ fn the_variables_are_of_the_upstream_that_answers(build: &Build) {
     }
 }
 
+fn the_variables_are_empty_until_a_request_goes_upstream(build: &Build) {
+    let two = start(
+        build,
+        "location /early/ { set $early \"<$shunt_upstream$shunt_release$shunt_generation>\";
+             proxy_set_header X-Answer \"X-Sent: <$shunt_release>\";
+             add_header X-Early $early; proxy_pass http://web; }",
+    );
+    let answer = two.get("/early/");
+    assert_eq!(answer.header("x-early"), Some("<>"));
+    assert_eq!(
+        answer.header("x-sent"),
+        Some("<>"),
+        "a release is chosen after its request is made"
+    );
+}
+
 each_nginx!(
     an_accel_redirect_leads_to_another_switchable_upstream,
     an_accel_redirect_back_to_the_same_upstream_keeps_the_release,
@@ -297,4 +313,5 @@ each_nginx!(
     the_one_who_authorises_is_switched_by_itself,
     an_error_page_in_a_named_location_is_counted_once,
     the_variables_are_of_the_upstream_that_answers,
+    the_variables_are_empty_until_a_request_goes_upstream,
 );
