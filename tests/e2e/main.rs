@@ -15,18 +15,27 @@ macro_rules! each_nginx {
     };
 }
 
+mod balancers;
+mod caching;
 mod config;
 mod conflict;
 mod deploy;
 mod drain;
 mod fallback;
+mod grpc;
+mod h2c;
 mod hold;
+mod http2;
 mod kill;
 mod lifecycle;
 mod metrics;
 mod preview;
+mod protocols;
+mod proxying;
 mod refusal;
 mod releases;
+mod subrequests;
 mod switch;
+mod tls;
 mod variables;
 mod wish;

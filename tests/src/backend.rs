@@ -2,19 +2,14 @@
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Mutex};
 
-/// A gate that requests wait at.
-#[derive(Debug, Default)]
-struct Gate {
-    state: Mutex<(bool, usize)>,
-    changed: Condvar,
-}
+use crate::gate::Gate;
 
 /// The sockets of a backend, to be shut down when it dies.
 type Sockets = Arc<Mutex<HashMap<u64, OwnedFd>>>;
@@ -67,21 +62,34 @@ impl Backend {
     /// When there is no port.
     #[must_use]
     pub fn start(release: &str, servers: usize) -> Self {
+        Self::speaking(release, servers, "127.0.0.1:0", Self::http)
+    }
+
+    /// So many servers of a release on ports of this address, which speak something.
+    ///
+    /// # Panics
+    ///
+    /// When there is no port.
+    #[must_use]
+    pub fn speaking<F>(release: &str, servers: usize, address: &str, speak: F) -> Self
+    where
+        F: Fn(&Self, TcpStream) + Clone + Send + 'static,
+    {
         let mut backend = Self::new(release);
         for _ in 0..servers {
-            let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+            let listener = TcpListener::bind(address).expect("a port");
             backend.addresses.push(listener.local_addr().expect("an address").to_string());
             backend.keep(&listener);
-            let this = backend.clone();
+            let (this, speak) = (backend.clone(), speak.clone());
             std::thread::spawn(move || {
                 // Ends when the socket is shut down.
                 while let Ok((stream, _)) = listener.accept() {
-                    let this = this.clone();
+                    let (this, speak) = (this.clone(), speak.clone());
                     // Answers are small; without this they wait for the client's acknowledgement.
                     let _ = stream.set_nodelay(true);
                     let n = this.keep(&stream);
                     std::thread::spawn(move || {
-                        this.serve(stream);
+                        speak(&this, stream);
                         this.sockets.lock().expect("no panic under it").remove(&n);
                     });
                 }
@@ -106,11 +114,17 @@ impl Backend {
             std::thread::spawn(move || {
                 for stream in listener.incoming().flatten() {
                     let this = this.clone();
-                    std::thread::spawn(move || this.serve(stream));
+                    std::thread::spawn(move || this.http(stream));
                 }
             });
         }
         backend
+    }
+
+    /// Its release.
+    #[must_use]
+    pub fn release(&self) -> &str {
+        &self.release
     }
 
     /// `shunt_release` lines for NGINX's configuration.
@@ -123,36 +137,32 @@ impl Backend {
     /// So many bytes are sent for `/big`, more than the sockets on the way can hold.
     pub const BIG: usize = 32 << 20;
 
-    /// From now on requests to `/held` wait.
-    ///
-    /// # Panics
-    ///
-    /// Never in a test that is sound.
+    /// From now on requests to `/held` and `/halved` wait; the latter after half of the answer.
     pub fn hold(&self) {
-        self.gate.state.lock().expect("no panic under it").0 = true;
+        self.gate.close();
     }
 
     /// How many requests wait.
-    ///
-    /// # Panics
-    ///
-    /// Never in a test that is sound.
     #[must_use]
     pub fn held(&self) -> usize {
-        self.gate.state.lock().expect("no panic under it").1
+        self.gate.waiting()
     }
 
     /// Lets all of them go.
-    ///
-    /// # Panics
-    ///
-    /// Never in a test that is sound.
     pub fn let_go(&self) {
-        self.gate.state.lock().expect("no panic under it").0 = false;
-        self.gate.changed.notify_all();
+        self.gate.open();
     }
 
-    fn serve(&self, stream: impl Read + Write) {
+    /// Waits if a request to this path has to.
+    pub fn wait(&self, path: &str) {
+        if path.starts_with("/held") {
+            self.gate.pass();
+        }
+    }
+
+    /// Speaks HTTP/1.1 on a stream. The answer has what the request's header `X-Body` says, or the
+    /// request's body, or the release's name; each `X-Answer` is a line of the answer's head.
+    pub fn http(&self, stream: impl Read + Write) {
         let mut stream = BufReader::new(stream);
         while let Some(text) = head(&mut stream) {
             if self.answer(&text, &mut stream).is_none() {
@@ -183,25 +193,36 @@ impl Backend {
         let length: usize = length.and_then(|l| l.trim().parse().ok()).unwrap_or(0);
         let mut body = vec![0; length];
         stream.read_exact(&mut body).ok()?;
-        if path.starts_with("/held") {
-            let mut state = self.gate.state.lock().ok()?;
-            state.1 += 1;
-            state = self.gate.changed.wait_while(state, |state| state.0).ok()?;
-            state.1 -= 1;
-        }
+        self.wait(path);
         let status = if path.starts_with("/missing") { "404 Not Found" } else { "200 OK" };
         if path.starts_with("/big") {
             body = vec![b'.'; Self::BIG];
         }
+        if let Some(text) = text.lines().find_map(|line| line.strip_prefix("X-Body: ")) {
+            body = text.as_bytes().to_vec();
+        }
         let body = if body.is_empty() { self.release.as_bytes() } else { &body };
         let mut answer = format!(
-            "HTTP/1.1 {status}\r\nX-Release: {}\r\nContent-Length: {}\r\n\r\n",
+            "HTTP/1.1 {status}\r\nX-Release: {}\r\nContent-Length: {}\r\n",
             self.release,
             body.len()
-        )
-        .into_bytes();
+        );
+        for line in text.lines().filter_map(|line| line.strip_prefix("X-Answer: ")) {
+            answer.push_str(&format!("{line}\r\n"));
+        }
+        answer.push_str("\r\n");
+        let mut answer = answer.into_bytes();
         answer.extend_from_slice(body);
-        stream.get_mut().write_all(&answer).ok()?;
+        let (first, second) = if path.starts_with("/halved") {
+            answer.split_at(answer.len() - body.len() / 2)
+        } else {
+            answer.split_at(answer.len())
+        };
+        stream.get_mut().write_all(first).ok()?;
+        if !second.is_empty() {
+            self.gate.pass();
+            stream.get_mut().write_all(second).ok()?;
+        }
         (!lower.contains("connection: close")).then_some(())
     }
 }

@@ -50,6 +50,10 @@ impl Response {
     }
 }
 
+fn wrong(what: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, what.to_owned())
+}
+
 impl Connection {
     /// Connects to a port of this machine.
     ///
@@ -119,13 +123,12 @@ impl Connection {
         Ok(bytes)
     }
 
-    /// Reads an answer.
+    /// Reads an answer up to its body.
     ///
     /// # Errors
     ///
     /// What the system says; also when what comes is no answer.
-    pub fn receive(&mut self) -> io::Result<Response> {
-        let wrong = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what.to_owned());
+    pub fn receive_head(&mut self) -> io::Result<Response> {
         let mut line = String::new();
         if self.stream.read_line(&mut line)? == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
@@ -143,13 +146,35 @@ impl Connection {
             let (name, value) = line.split_once(':').ok_or_else(|| wrong(line))?;
             headers.push((name.to_lowercase(), value.trim().to_owned()));
         }
-        let mut response = Response { status, headers, body: Vec::new() };
-        if status == 101 || status == 204 || status == 304 {
+        Ok(Response { status, headers, body: Vec::new() })
+    }
+
+    /// Reads an answer.
+    ///
+    /// # Errors
+    ///
+    /// What the system says; also when what comes is no answer.
+    pub fn receive(&mut self) -> io::Result<Response> {
+        let mut response = self.receive_head()?;
+        if matches!(response.status, 101 | 204 | 304) {
             return Ok(response);
         }
         if let Some(length) = response.header("content-length") {
             let length = length.parse().map_err(|_| wrong(length))?;
             response.body = self.read(length)?;
+        } else if response.header("transfer-encoding") == Some("chunked") {
+            loop {
+                let mut line = String::new();
+                self.stream.read_line(&mut line)?;
+                let length =
+                    usize::from_str_radix(line.trim_end(), 16).map_err(|_| wrong(&line))?;
+                let mut chunk = self.read(length + 2)?;
+                if length == 0 {
+                    break;
+                }
+                chunk.truncate(length);
+                response.body.append(&mut chunk);
+            }
         } else {
             self.stream.read_to_end(&mut response.body)?;
         }

@@ -7,10 +7,13 @@ pub mod admin;
 pub mod backend;
 pub mod build;
 pub mod client;
+pub mod gate;
 pub mod helper;
 pub mod load;
 pub mod nginx;
 pub mod process;
+pub mod protocol;
+pub mod scenario;
 
 use std::time::{Duration, Instant};
 

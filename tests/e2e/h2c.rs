@@ -1,0 +1,88 @@
+//! An HTTP/2 client without TLS, which knows beforehand that the server speaks it.
+
+use std::future::Future;
+use std::path::Path;
+
+use bytes::Bytes;
+use h2::client::SendRequest;
+use h2::{RecvStream, SendStream};
+use http::{HeaderMap, Request, Response};
+use shunt_tests::PATIENCE;
+use shunt_tests::build::Build;
+use tokio::net::UnixStream;
+use tokio::runtime::{Builder, Runtime};
+
+/// A server's `listen` line for HTTP/2 on `h2.sock`, as each version of NGINX wants it.
+pub fn listen(build: &Build) -> &'static str {
+    let version: Vec<u32> = build.version.split('.').map(|n| n.parse().unwrap()).collect();
+    if version < vec![1, 25, 1] {
+        "listen unix:%FOLDER%/h2.sock http2;"
+    } else {
+        "listen unix:%FOLDER%/h2.sock; http2 on;"
+    }
+}
+
+/// What runs the clients of a test.
+pub fn runtime() -> Runtime {
+    Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
+}
+
+/// Waits for something of the other side, but not for ever.
+pub async fn soon<T>(what: &str, f: impl Future<Output = T>) -> T {
+    match tokio::time::timeout(PATIENCE, f).await {
+        Ok(result) => result,
+        Err(_) => panic!("not within {PATIENCE:?}: {what}"),
+    }
+}
+
+/// A connection; its clones share it.
+#[derive(Clone)]
+pub struct Client(SendRequest<Bytes>);
+
+impl Client {
+    /// Connects.
+    pub async fn connect(socket: &Path) -> Self {
+        let stream = UnixStream::connect(socket).await.unwrap();
+        let (client, connection) = h2::client::handshake(stream).await.unwrap();
+        // It ends when the last clone is gone.
+        tokio::spawn(connection);
+        Self(client)
+    }
+
+    /// Begins a request whose body is still to come: the response that will be, and the body.
+    pub async fn begin(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+    ) -> (h2::client::ResponseFuture, SendStream<Bytes>) {
+        let uri = format!("http://test{path}");
+        let mut request = Request::builder().method(method).uri(uri);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let mut client = soon("room for a stream", self.0.clone().ready()).await.unwrap();
+        client.send_request(request.body(()).unwrap(), false).unwrap()
+    }
+
+    /// Gets a page: its status and its text.
+    pub async fn get(&self, path: &str) -> (u16, String) {
+        let (response, mut body) = self.begin("GET", path, &[]).await;
+        body.send_data(Bytes::new(), true).unwrap();
+        let response: Response<RecvStream> = soon("an answer", response).await.unwrap();
+        let status = response.status().as_u16();
+        let (bytes, _) = whole(response.into_body()).await;
+        (status, String::from_utf8(bytes).unwrap())
+    }
+}
+
+/// The whole body and what follows it.
+pub async fn whole(mut body: RecvStream) -> (Vec<u8>, Option<HeaderMap>) {
+    let mut bytes = Vec::new();
+    while let Some(data) = soon("a body", body.data()).await {
+        let data = data.unwrap();
+        body.flow_control().release_capacity(data.len()).unwrap();
+        bytes.extend_from_slice(&data);
+    }
+    (bytes, body.trailers().await.unwrap())
+}

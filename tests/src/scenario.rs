@@ -1,0 +1,59 @@
+//! What every way to proxy must stand: a switch under it.
+
+use shunt_api::InFlight;
+
+use crate::backend::Backend;
+use crate::nginx::Nginx;
+use crate::until;
+
+/// Switches the upstream `web` from release `a` to `b` while a request is held at `a`, and back.
+///
+/// `ask` sends a request to a path over a connection that it has made for it, and gives what was
+/// answered: the name of the release. No other requests go to the upstream meanwhile; it was not
+/// switched before.
+///
+/// # Panics
+///
+/// When an answer is another release's, or a request is not counted as it should be.
+#[track_caller]
+pub fn switch_under(nginx: &Nginx, a: &Backend, ask: impl Fn(&str) -> String + Sync) {
+    let admin = nginx.admin();
+    let one = InFlight { requests: 1, upgraded: 0 };
+    assert_eq!(ask("/before"), "a", "before the switch");
+    a.hold();
+    std::thread::scope(|scope| {
+        let held = scope.spawn(|| ask("/held"));
+        until("the request is held", || (a.held() == 1).then_some(()));
+        until("what came before has ended", || (admin.in_flight("web", "a") == one).then_some(()));
+        admin.switch("web", "b", None).expect("a switch");
+        assert_eq!(ask("/after"), "b", "after the switch");
+        assert_eq!(admin.in_flight("web", "a"), one, "while it runs");
+        a.let_go();
+        assert_eq!(held.join().expect("an answer"), "a", "across the switch");
+    });
+    admin.switch("web", "a", None).expect("a switch");
+    assert_eq!(ask("/back"), "a", "after the switch back");
+    nothing_in_flight(nginx, "web");
+    assert_eq!(requests(nginx, "web"), [("a".to_owned(), 3), ("b".to_owned(), 1)]);
+}
+
+/// Waits until no release of an upstream has anything in flight.
+///
+/// # Panics
+///
+/// When it does not come to that.
+#[track_caller]
+pub fn nothing_in_flight(nginx: &Nginx, upstream: &str) {
+    until("nothing is in flight", || {
+        let state = nginx.admin().state(upstream);
+        state.releases.iter().all(|r| r.in_flight == InFlight::default()).then_some(())
+    });
+}
+
+/// The releases of an upstream, and how many requests each was given.
+#[must_use]
+#[track_caller]
+pub fn requests(nginx: &Nginx, upstream: &str) -> Vec<(String, u64)> {
+    let releases = nginx.admin().state(upstream).releases;
+    releases.iter().map(|r| (r.name.to_string(), r.requests)).collect()
+}
