@@ -12,8 +12,9 @@ build: module bin ## everything into build/, installing what is missing
 packages:
 	@scripts/packages
 
-module: packages ## the NGINX module: for the machine's NGINX, and for upstream stable
+module: packages ## the NGINX module: for the machine's NGINX, Debian 13's, and upstream stable
 	scripts/module debian
+	scripts/module trixie
 	scripts/module stable
 
 bin: packages ## shunt and shuntd
@@ -28,7 +29,8 @@ check: packages ## formatting and lints
 	cargo clippy --all-targets -- -D warnings
 	scripts/module lint
 
-demo: build ## a deploy under load, one that is refused, a rollback (KEEP=1 leaves it running)
+demo: bin ## a deploy under load, one that is refused, a rollback (KEEP=1 leaves it running)
+	scripts/module stable
 	cargo build --release -p shunt-tests
 	target/release/shunt-demo $(if $(KEEP),--keep)
 

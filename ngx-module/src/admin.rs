@@ -18,8 +18,8 @@ use crate::HttpShuntModule;
 use crate::access::{self, Access};
 use crate::conf::{LocConf, MainConf};
 use crate::lock::Lock;
-use crate::wait;
 use crate::wrap::{DONE, ERROR, OK, bytes, copy_to_pool, text};
+use crate::{version, wait};
 
 /// The status with which NGINX says "internal server error".
 const INTERNAL_SERVER_ERROR: ngx_int_t = nginx_sys::NGX_HTTP_INTERNAL_SERVER_ERROR as ngx_int_t;
@@ -181,7 +181,7 @@ unsafe extern "C" fn change(r: *mut ngx_http_request_t) {
         .into(),
     };
     // The not-modified filter would compare `If-Match` with the generation after the change.
-    request.set_disable_not_modified(1);
+    version::disable_not_modified(request);
     let rc = send(request, &answer);
     // SAFETY: the body's reader has kept the request for us; this gives it back.
     unsafe { ngx_http_finalize_request(r, rc) };
@@ -303,7 +303,7 @@ fn response(r: &mut ngx_http_request_t, answer: &Answer) -> Option<ngx_int_t> {
     }
     // SAFETY: the request lives, and its response starts here.
     let rc = unsafe { ngx_http_send_header(r) };
-    if rc == ERROR || rc > OK || r.header_only() != 0 {
+    if rc == ERROR || rc > OK || version::header_only(r) {
         return Some(rc);
     }
     // SAFETY: the buffer and its chain link live in the request's pool until the response is sent;

@@ -25,20 +25,25 @@ fn existing(path: PathBuf) -> PathBuf {
 }
 
 impl Build {
-    /// The machine's own NGINX.
+    /// The machine's own NGINX, or the one that `SHUNT_NGINX` names.
     ///
     /// # Panics
     ///
     /// When there is none, or no module for it.
     #[must_use]
     pub fn debian() -> Self {
-        let nginx = PathBuf::from("/usr/sbin/nginx");
-        let output = Command::new(&nginx).arg("-v").output();
-        let output = output.unwrap_or_else(|e| panic!("{nginx:?}: {e}; run \"make build\""));
-        let text = String::from_utf8_lossy(&output.stderr).into_owned();
-        let version = text.trim().rsplit('/').next().expect("nginx/1.2.3").to_owned();
-        let module = existing(folder().join(&version).join("ngx_http_shunt_module.so"));
-        Self { version, nginx, module }
+        let nginx = std::env::var_os("SHUNT_NGINX").unwrap_or_else(|| "/usr/sbin/nginx".into());
+        Self::of(PathBuf::from(nginx))
+    }
+
+    /// Debian 13's.
+    ///
+    /// # Panics
+    ///
+    /// When it was not unpacked, or there is no module for it.
+    #[must_use]
+    pub fn trixie() -> Self {
+        Self::of(existing(folder().join("trixie/nginx")))
     }
 
     /// Upstream stable.
@@ -48,10 +53,17 @@ impl Build {
     /// When it was not built.
     #[must_use]
     pub fn stable() -> Self {
-        let version = "1.28.3".to_owned();
-        let folder = folder().join(&version);
-        let nginx = existing(folder.join("nginx"));
-        Self { version, nginx, module: existing(folder.join("ngx_http_shunt_module.so")) }
+        Self::of(existing(folder().join("1.28.3/nginx")))
+    }
+
+    /// A server, which is asked for its version, and the module for that.
+    fn of(nginx: PathBuf) -> Self {
+        let output = Command::new(&nginx).arg("-v").output();
+        let output = output.unwrap_or_else(|e| panic!("{nginx:?}: {e}; run \"make build\""));
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        let version = text.trim().rsplit('/').next().expect("nginx/1.2.3").to_owned();
+        let module = existing(folder().join(&version).join("ngx_http_shunt_module.so"));
+        Self { version, nginx, module }
     }
 }
 

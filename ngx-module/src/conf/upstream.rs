@@ -260,12 +260,8 @@ fn server_command(cf: &ngx_conf_t) -> Directive<*mut ngx_command_t> {
 /// A server as it goes into the zone.
 pub fn member(server: &ngx_http_upstream_server_t) -> Directive<Member> {
     let address = utf8(&server.name)?;
-    if version::resolves_at_run_time(server) {
-        return Err(format!(
-            "server \"{address}\": \"resolve\" does not work in an upstream with \"shunt\", \
-             resolve the name outside and switch to the new addresses"
-        )
-        .into());
+    if let Some(why) = version::unsupported(server) {
+        return Err(format!("server \"{address}\": {why}").into());
     }
     let addrs = match server.naddrs {
         0 => &[],
