@@ -50,6 +50,10 @@ impl Layout {
     /// Divides `words` for so many workers; `None` when not even one upstream fits.
     #[must_use]
     pub fn divide(words: usize, workers: usize) -> Option<Self> {
+        // A number that stands in damaged memory can be any.
+        if workers > words {
+            return None;
+        }
         let cells = CELL * (workers + 1);
         let each = RECORD + COLUMNS_PER_UPSTREAM * (cells + 1) + BLOCKS_PER_UPSTREAM * BLOCK;
         // Every part may lose up to a line to its alignment, and so may each row.

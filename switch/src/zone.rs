@@ -345,6 +345,8 @@ mod tests {
         assert_eq!(Zone::attach(&[]).err(), Some(ZoneError::Foreign));
         words[header::COLUMNS].store(1 << 40, Ordering::Relaxed);
         assert_eq!(Zone::attach(&words).err(), Some(ZoneError::Foreign));
+        words[header::WORKERS].store(u64::MAX, Ordering::Relaxed);
+        assert_eq!(Zone::attach(&words).err(), Some(ZoneError::Foreign));
     }
 
     #[test]
