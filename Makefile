@@ -1,7 +1,7 @@
 # What one does with this repository. `make help` lists it.
 
 .DELETE_ON_ERROR:
-.PHONY: help build packages module bin test check demo clean
+.PHONY: help build packages module bin test check fuzz demo clean
 
 # The first target.
 help: ## this list
@@ -27,6 +27,9 @@ check: packages ## formatting and lints
 	cargo fmt --all --check
 	cargo clippy --all-targets -- -D warnings
 	scripts/module lint
+
+fuzz: ## libFuzzer on everything that reads what others wrote (TIME=600 seconds for each target)
+	TIME=$(TIME) scripts/fuzz
 
 demo: build ## a deploy under load, one that is refused, a rollback (KEEP=1 leaves it running)
 	cargo build --release -p shunt-tests
