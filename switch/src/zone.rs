@@ -140,7 +140,7 @@ impl<'z> Zone<'z> {
     /// A number that was never given before: it tells one release, or one table, from all others
     /// that come to stand in the same place.
     pub(crate) fn serial(&self) -> u64 {
-        self.word(header::SERIAL).fetch_add(1, Ordering::Relaxed) + 1
+        self.word(header::SERIAL).fetch_add(1, Ordering::Relaxed).wrapping_add(1)
     }
 
     /// Says that a later configuration has another zone in place of this one: nothing is changed
