@@ -1,7 +1,7 @@
 # What one does with this repository. `make help` lists it.
 
 .DELETE_ON_ERROR:
-.PHONY: help build packages module bin test check fuzz demo clean
+.PHONY: help build packages module bin test check fuzz miri memcheck demo clean
 
 # The first target.
 help: ## this list
@@ -30,6 +30,12 @@ check: packages ## formatting and lints
 
 fuzz: ## libFuzzer on everything that reads what others wrote (TIME=600 seconds for each target)
 	TIME=$(TIME) scripts/fuzz
+
+miri: ## the types and the state machine in Rust's interpreter, which sees undefined behaviour
+	scripts/miri
+
+memcheck: ## NGINX with the module under valgrind: switches, reloads, killed workers
+	scripts/memcheck
 
 demo: build ## a deploy under load, one that is refused, a rollback (KEEP=1 leaves it running)
 	cargo build --release -p shunt-tests

@@ -12,6 +12,8 @@ pub struct Build {
     pub nginx: PathBuf,
     /// The module.
     pub module: PathBuf,
+    /// The command that the server is started under, if any.
+    pub under: Vec<String>,
 }
 
 /// The folder that `make build` fills.
@@ -38,7 +40,7 @@ impl Build {
         let text = String::from_utf8_lossy(&output.stderr).into_owned();
         let version = text.trim().rsplit('/').next().expect("nginx/1.2.3").to_owned();
         let module = existing(folder().join(&version).join("ngx_http_shunt_module.so"));
-        Self { version, nginx, module }
+        Self { version, nginx, module, under: Vec::new() }
     }
 
     /// Upstream stable.
@@ -48,10 +50,24 @@ impl Build {
     /// When it was not built.
     #[must_use]
     pub fn stable() -> Self {
-        let version = "1.28.3".to_owned();
-        let folder = folder().join(&version);
+        Self::own("1.28.3")
+    }
+
+    /// Upstream stable as valgrind wants it, to be started under this command.
+    ///
+    /// # Panics
+    ///
+    /// When it was not built.
+    #[must_use]
+    pub fn memcheck(under: Vec<String>) -> Self {
+        Self { under, ..Self::own("memcheck") }
+    }
+
+    fn own(name: &str) -> Self {
+        let folder = folder().join(name);
         let nginx = existing(folder.join("nginx"));
-        Self { version, nginx, module: existing(folder.join("ngx_http_shunt_module.so")) }
+        let module = existing(folder.join("ngx_http_shunt_module.so"));
+        Self { version: name.to_owned(), nginx, module, under: Vec::new() }
     }
 }
 
