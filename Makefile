@@ -1,7 +1,7 @@
 # What one does with this repository. `make help` lists it.
 
 .DELETE_ON_ERROR:
-.PHONY: help build packages module bin test check demo clean
+.PHONY: help build packages module bin test check fuzz miri memcheck demo clean
 
 # The first target.
 help: ## this list
@@ -28,6 +28,15 @@ check: packages ## formatting and lints
 	cargo fmt --all --check
 	cargo clippy --all-targets -- -D warnings
 	scripts/module lint
+
+fuzz: ## libFuzzer on everything that reads what others wrote (TIME=600 seconds for each target)
+	TIME=$(TIME) scripts/fuzz
+
+miri: ## the types and the state machine in Rust's interpreter, which sees undefined behaviour
+	scripts/miri
+
+memcheck: ## NGINX with the module under valgrind: switches, reloads, killed workers
+	scripts/memcheck
 
 demo: bin ## a deploy under load, one that is refused, a rollback (KEEP=1 leaves it running)
 	scripts/module stable

@@ -29,8 +29,9 @@ const UNITS: [(&str, u64); 6] = [
     ("ms", 1),
 ];
 
-/// Ten years in milliseconds: far beyond any use, and far from any overflow.
-const MAX_MS: u64 = 10 * 365 * 24 * 3_600_000;
+/// The longest time in milliseconds. NGINX's configuration can have a `fail_timeout` of so many
+/// seconds, which the API shows and the state file keeps.
+const MAX_MS: u64 = u32::MAX as u64 * 1_000;
 
 impl NginxTime {
     /// A whole number of seconds.
@@ -171,7 +172,7 @@ mod tests {
 
     #[test]
     fn a_time_is_written_so_that_it_reads_the_same() {
-        for text in ["10s", "1500ms", "0s"] {
+        for text in ["10s", "1500ms", "0s", "4294967295s"] {
             assert_eq!(text.parse::<NginxTime>().unwrap().to_string(), text);
         }
     }

@@ -84,7 +84,7 @@ fn try_views(cf: &ngx_conf_t, upstream: &UpstreamConf) -> Directive {
 }
 
 /// Which of the main configuration's upstreams this is.
-fn index(us: &ngx_http_upstream_srv_conf_t) -> Option<usize> {
+pub fn index(us: &ngx_http_upstream_srv_conf_t) -> Option<usize> {
     // SAFETY: an upstream's `srv_conf` has an entry for every HTTP module, ours was made by NGINX
     // with `create_srv_conf`. An upstream that `proxy_pass` defines implicitly has none at all.
     unsafe {

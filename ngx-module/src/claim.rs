@@ -11,6 +11,7 @@ use shunt_switch::Zone;
 use shunt_switch::counters::Ending;
 use shunt_switch::follower::{Admitted, Ticket};
 
+use crate::balance::index;
 use crate::view::View;
 use crate::wrap::bytes;
 
@@ -142,20 +143,18 @@ impl Claim {
     /// Calls `f` with the claim by which a request, as it is now, goes upstream; for a subrequest
     /// without one of its own, with that of its main request.
     pub fn of<T>(r: &ngx_http_request_t, f: impl FnOnce(&Self) -> T) -> Option<T> {
-        let this = ptr::from_ref(r);
-        let of = |wanted: *const ngx_http_request_t| {
-            move |claim: &Self| ptr::eq(claim.r, wanted) && claim.until.is_none()
-        };
-        let owner = if Self::find(r, of(this), |_| ()).is_some() { this } else { r.main };
-        Self::find(r, of(owner), |claim| f(claim))
+        // SAFETY: the main request lives for as long as its subrequests.
+        let index = upstream_of(r).or_else(|| upstream_of(unsafe { &*r.main }))?;
+        Self::find(r, |claim| claim.index == index, |claim| f(claim))
     }
 
     /// The response of a main request begins: what its subrequests, and the upstreams that it was
     /// redirected away from, had in flight has ended, however long the response lasts.
     pub fn respond(r: &ngx_http_request_t, upgraded: bool) {
         let this = ptr::from_ref(r);
+        let now = upstream_of(r);
         Self::each(r, |claim| {
-            if ptr::eq(claim.r, this) && claim.until.is_none() {
+            if Some(claim.index) == now {
                 if upgraded {
                     claim.upgrade();
                 }
@@ -266,6 +265,13 @@ impl Claim {
     fn view_has(&self, name: &[u8]) -> bool {
         name != self.admitted.table.upstream.as_bytes()
     }
+}
+
+/// The index of the switchable upstream that a request, as it is now, goes to.
+fn upstream_of(r: &ngx_http_request_t) -> Option<usize> {
+    // SAFETY: a request that goes upstream has the structure, and from `peer.init` on NGINX's upstream
+    // in it.
+    unsafe { index(r.upstream.as_ref()?.upstream.as_ref()?) }
 }
 
 /// The exchanges of a request with all of its upstreams.

@@ -53,6 +53,10 @@ impl Layout {
     /// Divides `words` for so many workers; `None` when not even one upstream fits.
     #[must_use]
     pub fn divide(words: usize, workers: usize) -> Option<Self> {
+        // A number that stands in damaged memory can be any.
+        if workers > words {
+            return None;
+        }
         let cells = CELL * (workers + 1);
         let each =
             RECORD + COLUMNS_PER_UPSTREAM * (cells + 1 + COUNTERS) + BLOCKS_PER_UPSTREAM * BLOCK;

@@ -199,12 +199,16 @@ impl Table {
         (0..MAX_RELEASES as u8).find(|index| self.by_index(*index).is_none())
     }
 
-    pub(crate) fn to_bytes(&self) -> Vec<u8> {
+    /// As it lies in shared memory.
+    #[must_use]
+    pub fn to_bytes(&self) -> Vec<u8> {
         // Plain structures with string keys: there is nothing that JSON could not express.
         serde_json::to_vec(self).unwrap_or_default()
     }
 
-    pub(crate) fn from_bytes(bytes: &[u8]) -> Option<Self> {
+    /// Reads what lies in shared memory; `None` when that is no table.
+    #[must_use]
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
         serde_json::from_slice(bytes).ok()
     }
 }

@@ -150,7 +150,7 @@ impl<'z> Zone<'z> {
     /// A number that was never given before: it tells one release, or one table, from all others
     /// that come to stand in the same place.
     pub(crate) fn serial(&self) -> u64 {
-        self.word(header::SERIAL).fetch_add(1, Ordering::Relaxed) + 1
+        self.word(header::SERIAL).fetch_add(1, Ordering::Relaxed).wrapping_add(1)
     }
 
     /// Says that a later configuration has another zone in place of this one: nothing is changed
@@ -373,6 +373,8 @@ mod tests {
         assert_eq!(Zone::attach(&words[1..]).err(), Some(ZoneError::Foreign));
         assert_eq!(Zone::attach(&[]).err(), Some(ZoneError::Foreign));
         words[header::COLUMNS].store(1 << 40, Ordering::Relaxed);
+        assert_eq!(Zone::attach(&words).err(), Some(ZoneError::Foreign));
+        words[header::WORKERS].store(u64::MAX, Ordering::Relaxed);
         assert_eq!(Zone::attach(&words).err(), Some(ZoneError::Foreign));
     }
 

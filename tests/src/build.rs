@@ -12,6 +12,8 @@ pub struct Build {
     pub nginx: PathBuf,
     /// The module.
     pub module: PathBuf,
+    /// The command that the server is started under, if any.
+    pub under: Vec<String>,
 }
 
 /// The folder that `make build` fills.
@@ -56,6 +58,19 @@ impl Build {
         Self::of(existing(folder().join("1.28.3/nginx")))
     }
 
+    /// Upstream stable as valgrind wants it, to be started under this command.
+    ///
+    /// # Panics
+    ///
+    /// When it was not built.
+    #[must_use]
+    pub fn memcheck(under: Vec<String>) -> Self {
+        let folder = folder().join("memcheck");
+        let nginx = existing(folder.join("nginx"));
+        let module = existing(folder.join("ngx_http_shunt_module.so"));
+        Self { version: "memcheck".to_owned(), nginx, module, under }
+    }
+
     /// A server, which is asked for its version, and the module for that.
     fn of(nginx: PathBuf) -> Self {
         let output = Command::new(&nginx).arg("-v").output();
@@ -63,7 +78,7 @@ impl Build {
         let text = String::from_utf8_lossy(&output.stderr).into_owned();
         let version = text.trim().rsplit('/').next().expect("nginx/1.2.3").to_owned();
         let module = existing(folder().join(&version).join("ngx_http_shunt_module.so"));
-        Self { version, nginx, module }
+        Self { version, nginx, module, under: Vec::new() }
     }
 }
 

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 /// How long an answer may take.
-const LIMIT: Duration = Duration::from_secs(20);
+const LIMIT: Duration = Duration::from_secs(60);
 
 /// Either kind of stream.
 pub trait Stream: Read + Write + Send {}

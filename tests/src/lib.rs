@@ -14,11 +14,12 @@ pub mod nginx;
 pub mod process;
 pub mod protocol;
 pub mod scenario;
+pub mod valgrind;
 
 use std::time::{Duration, Instant};
 
 /// How long anything may take that is waited for.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Waits until something is so.
 ///

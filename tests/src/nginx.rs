@@ -150,7 +150,14 @@ impl Nginx {
     }
 
     fn command(&self) -> Command {
-        let mut command = Command::new(&self.build.nginx);
+        let mut command = match self.build.under.as_slice() {
+            [] => Command::new(&self.build.nginx),
+            [program, args @ ..] => {
+                let mut command = Command::new(program);
+                command.args(args).arg(&self.build.nginx);
+                command
+            }
+        };
         let (conf, log) = (self.path("nginx.conf"), self.path("error.log"));
         command.arg("-p").arg(self.folder.path()).arg("-c").arg(conf).arg("-e").arg(log);
         command
@@ -218,9 +225,20 @@ impl Nginx {
     /// The workers that take new connections.
     #[must_use]
     pub fn workers(&self) -> Vec<u32> {
-        let is_worker = |pid: &u32| {
-            let line = command_line(*pid);
-            line.contains("worker process") && !line.contains("shutting down")
+        // Under another command the processes cannot rename themselves, but they log the same.
+        let log = if self.build.under.is_empty() { None } else { Some(self.log()) };
+        let is_worker = |pid: &u32| match &log {
+            None => {
+                let line = command_line(*pid);
+                line.contains("worker process") && !line.contains("shutting down")
+            }
+            Some(log) => {
+                log.contains(&format!("start worker process {pid}\n"))
+                    && !log.lines().any(|line| {
+                        line.contains(&format!(" {pid}#"))
+                            && line.ends_with(": gracefully shutting down")
+                    })
+            }
         };
         children(self.master()).into_iter().filter(is_worker).collect()
     }

@@ -1,0 +1,561 @@
+//! Sequences of what can happen to a zone: changes over the API, requests, reloads and restarts, on a
+//! real zone in private memory. After each step everything is looked at that others rely on.
+
+use std::collections::HashSet;
+
+use arbitrary::{Arbitrary, Unstructured};
+use shunt_api::call::encode;
+use shunt_api::{Call, InFlight, Method, Problem, ReleaseName, Upstream, Wait};
+use shunt_switch::follower::{Follower, Ticket};
+use shunt_switch::reconcile::{Configured, fits, reconcile};
+use shunt_switch::record::State;
+use shunt_switch::service::{Reply, Served, ServedZone, Service};
+use shunt_switch::snapshot::{Saved, Snapshot};
+use shunt_switch::table::{Member, Origin};
+use shunt_switch::worker::Identity;
+use shunt_switch::zone::Row;
+use shunt_switch::{AtomicU64, Zone};
+
+use crate::Verdict;
+
+/// Rows with a worker of their own; one more worker shares.
+const WORKERS: usize = 2;
+/// More steps find nothing that these do not.
+const STEPS: usize = 200;
+/// The upstreams that a configuration can have.
+const UPSTREAMS: [&str; 4] = ["web", "shop", "a b", "\u{e9}"];
+/// The names that releases can have.
+const RELEASES: [&str; 7] = ["default", "blue", "green", "v1", "v2", "v3", "a.b-c_d"];
+
+/// Which configuration there is: for each upstream none, or one with these releases.
+type Plan = [Option<u8>; UPSTREAMS.len()];
+
+#[derive(Debug, Arbitrary)]
+enum Step {
+    Put {
+        upstream: u8,
+        release: u8,
+        servers: Vec<Server>,
+        base: Base,
+    },
+    Delete {
+        upstream: u8,
+        release: u8,
+        base: Base,
+    },
+    Switch {
+        upstream: u8,
+        release: u8,
+        base: Base,
+    },
+    Forget {
+        upstream: u8,
+        base: Base,
+    },
+    /// A body and a header as they come.
+    Strange {
+        upstream: u8,
+        put: bool,
+        header: Option<String>,
+        body: Vec<u8>,
+    },
+    Begin {
+        upstream: u8,
+        worker: u8,
+        old: bool,
+    },
+    Upgrade(u8),
+    End(u8),
+    Reload(Plan),
+    Restart {
+        plan: Option<Plan>,
+        larger: bool,
+    },
+}
+
+#[derive(Debug, Arbitrary)]
+struct Server {
+    port: u8,
+    weight: u16,
+    backup: bool,
+    down: bool,
+    fail_timeout: u16,
+    unix: bool,
+}
+
+/// What a change is based on.
+#[derive(Debug, Arbitrary)]
+enum Base {
+    Anything,
+    Now,
+    Before,
+}
+
+/// Takes the steps one after the other.
+pub fn run(input: &[u8]) -> Verdict {
+    let mut input = Unstructured::new(input);
+    let Ok((plan, words)) = <(Plan, u8)>::arbitrary(&mut input) else { return Verdict::Refused };
+    let mut start = Start { plan, words: 1024 + usize::from(words) * 16, saved: None };
+    let mut left = STEPS;
+    let mut lives = 0;
+    loop {
+        let words: Vec<AtomicU64> = (0..start.words).map(|_| AtomicU64::new(0)).collect();
+        let Some(life) = Life::begin(&words, &start) else { break };
+        lives += 1;
+        match life.live(&mut input, &mut left) {
+            Some(next) => start = next,
+            None => break,
+        }
+    }
+    if lives == 0 || left == STEPS { Verdict::Refused } else { Verdict::Accepted }
+}
+
+/// What NGINX is started with.
+struct Start {
+    plan: Plan,
+    words: usize,
+    saved: Option<Snapshot>,
+}
+
+/// From one start to the next.
+struct Life<'z> {
+    words: &'z [AtomicU64],
+    zone: Zone<'z>,
+    plan: Plan,
+    served: Vec<Served>,
+    rows: Vec<Row>,
+    /// What the workers have, and what those have that still serve an older configuration.
+    followers: [Vec<(String, Follower)>; 2],
+    requests: Vec<Request>,
+    /// Columns that lost their release while something was in flight there.
+    stray: u64,
+}
+
+struct Request {
+    column: u32,
+    upgraded: bool,
+    ticket: Option<Ticket>,
+}
+
+fn release(n: u8) -> ReleaseName {
+    ReleaseName::new(RELEASES[usize::from(n) % RELEASES.len()]).expect("a name")
+}
+
+/// The configuration of a plan.
+fn configuration(plan: &Plan) -> Vec<Configured> {
+    let member = |port: u8, fail_timeout: u32| {
+        let address = format!("127.0.0.1:{port}");
+        let spec = shunt_api::ServerSpec::new(address.parse().expect("an address"));
+        Member { fail_timeout, ..Member::from(&spec) }
+    };
+    let upstream = |(name, plan): (&str, &Option<u8>)| {
+        let plan = (*plan)?;
+        // The lowest bits say which of the first four releases there are, the others change them.
+        // A configuration's times can be longer than those that the API takes.
+        let fail_timeout = if plan & 64 == 0 { 10 } else { u32::MAX };
+        let host = (plan & 128 != 0).then(|| "192.0.2.7:80".to_owned());
+        let names = (0..4).filter(|n| plan & 1 << n != 0);
+        let releases = names.map(|n| {
+            let resolved = host.iter().cloned().collect();
+            let member = Member { resolved, ..member(1 + (plan >> 4 & 3) * 4 + n, fail_timeout) };
+            (release(n), vec![member])
+        });
+        Some(Configured { name: name.to_owned(), releases: releases.collect() })
+    };
+    UPSTREAMS.into_iter().zip(plan).filter_map(upstream).collect()
+}
+
+impl<'z> Life<'z> {
+    /// Starts, if there is room.
+    fn begin(words: &'z [AtomicU64], start: &Start) -> Option<Self> {
+        let zone = Zone::create(words, WORKERS).expect("room for an upstream");
+        let rows = (0..=WORKERS).map(|_| zone.claim_row(Identity::me())).collect();
+        let plan = [None; UPSTREAMS.len()];
+        let (served, followers) = (Vec::new(), [Vec::new(), Vec::new()]);
+        let mut life =
+            Self { words, zone, plan, served, rows, followers, requests: Vec::new(), stray: 0 };
+        life.reload(&start.plan, start.saved.as_ref()).then_some(life)
+    }
+
+    /// Takes steps until NGINX is to be started again.
+    fn live(mut self, input: &mut Unstructured<'_>, left: &mut usize) -> Option<Start> {
+        self.look();
+        while *left > 0 && !input.is_empty() {
+            *left -= 1;
+            match Step::arbitrary(input).ok()? {
+                Step::Reload(plan) => {
+                    self.reload(&plan, None);
+                }
+                Step::Restart { plan, larger } => {
+                    self.look();
+                    return Some(self.end(plan, larger));
+                }
+                Step::Begin { upstream, worker, old } => self.begin_request(upstream, worker, old),
+                Step::Upgrade(n) => {
+                    if let Some(request) = pick(&mut self.requests, n)
+                        && let Some(ticket) = &mut request.ticket
+                    {
+                        ticket.upgrade(&self.zone);
+                        request.upgraded = true;
+                    }
+                }
+                Step::End(n) => self.end_request(n),
+                change => self.change(&change),
+            }
+            self.look();
+        }
+        // In the end all requests end, and nothing is left of them.
+        while !self.requests.is_empty() {
+            self.end_request(0);
+        }
+        self.look();
+        None
+    }
+
+    fn states(&self) -> Vec<(usize, State)> {
+        self.zone.states().map(|state| state.expect("a sound zone")).collect()
+    }
+
+    /// Loads a configuration, if there is room.
+    fn reload(&mut self, plan: &Plan, saved: Option<&Snapshot>) -> bool {
+        let configured = configuration(plan);
+        let before = self.states();
+        if let Err((error, size)) = fits(self.words, &configured, saved) {
+            assert!(!error.to_string().is_empty());
+            assert!(size.is_none_or(|size| size > self.words.len() * 8));
+            assert_eq!(self.states(), before, "trying it changes nothing");
+            return false;
+        }
+        let outcome = reconcile(&self.zone, &configured, saved).expect("it was tried");
+        let after = self.states();
+        for (at, state) in &before {
+            let Some((_, now)) = after.iter().find(|(other, _)| other == at) else {
+                panic!("record {at} is nobody's");
+            };
+            if now == state {
+                continue;
+            }
+            // Whoever knows the old route must see that it is another one now.
+            assert_ne!(now.route.generation(), state.route.generation());
+            assert!(outcome.changed);
+        }
+        let named: HashSet<u32> = columns(&after).collect();
+        let lost = |column: &u32| !named.contains(column) && self.in_flight(*column).total() > 0;
+        self.stray += columns(&before).filter(lost).count() as u64;
+        let served = configured.iter().zip(&outcome.records).enumerate().map(|(i, (c, record))| {
+            Served { name: c.name.clone(), zone: 0, record: Some(*record), backup: i % 2 == 0 }
+        });
+        self.served = served.collect();
+        let follow = |s: &Served| (s.name.clone(), Follower::new(s.record.unwrap_or(0), &s.name));
+        let followers = self.served.iter().map(follow).collect();
+        self.followers[1] = std::mem::replace(&mut self.followers[0], followers);
+        self.plan = *plan;
+        // The same configuration once more changes nothing.
+        let again = reconcile(&self.zone, &configured, None).expect("there is room");
+        assert!(!again.changed && again.notices.is_empty(), "{again:?}");
+        assert_eq!((again.records, self.states()), (outcome.records, after));
+        true
+    }
+
+    /// Ends, and leaves what the next start finds.
+    fn end(self, plan: Option<Plan>, larger: bool) -> Start {
+        let served = |name: &str| self.served.iter().any(|s| s.name == name);
+        let saved: Vec<_> = self.states().iter().map(|(_, state)| Saved::of(state)).collect();
+        let text = serde_json::to_vec(&Snapshot::new(saved.clone())).expect("plain data");
+        let read = Snapshot::parse(&text).unwrap_or_else(|why| panic!("{why} in {saved:?}"));
+        assert_eq!(read.upstreams, saved);
+        // With the same configuration everything is as it was.
+        let words: Vec<AtomicU64> = (0..self.words.len()).map(|_| AtomicU64::new(0)).collect();
+        let zone = Zone::create(&words, WORKERS).expect("as large as the other");
+        let configured = configuration(&self.plan);
+        if fits(&words, &configured, Some(&read)).is_ok() {
+            reconcile(&zone, &configured, Some(&read)).expect("it was tried");
+            let again = zone.states().map(|state| Saved::of(&state.expect("a sound zone").1));
+            let mut again: Vec<_> = again.collect();
+            let mut before: Vec<_> = saved.into_iter().filter(|s| served(&s.name)).collect();
+            again.sort_by(|a, b| a.name.cmp(&b.name));
+            before.sort_by(|a, b| a.name.cmp(&b.name));
+            assert_eq!(again, before);
+        }
+        let words = if larger { self.words.len() * 2 } else { self.words.len() }.min(1 << 14);
+        Start { plan: plan.unwrap_or(self.plan), words, saved: Some(read) }
+    }
+
+    fn begin_request(&mut self, upstream: u8, worker: u8, old: bool) {
+        let row = self.rows[usize::from(worker) % self.rows.len()];
+        let Some((name, follower)) = pick(&mut self.followers[usize::from(old)], upstream) else {
+            return;
+        };
+        let name = name.clone();
+        let admitted = follower.admit(&self.zone, row);
+        let served = self.served.iter().find(|s| s.name == name);
+        let admitted = match admitted {
+            Ok(Some(admitted)) => admitted,
+            Ok(None) => {
+                let active = served.map(|s| self.upstream(s).1.active);
+                assert!(active.flatten().is_none(), "a request finds no release, but there is one");
+                return;
+            }
+            // An old worker that meets the upstream for the first time once it is gone.
+            Err(error) => {
+                assert!(old, "{error}");
+                return;
+            }
+        };
+        let entry = admitted.release().clone();
+        if let Some(served) = served {
+            // A request that begins now goes where it should, whichever worker has it (P1).
+            let now = self.upstream(served).1;
+            assert_eq!(now.active.as_ref(), Some(&entry.name));
+            assert_eq!(now.generation, admitted.generation);
+            assert!(admitted.ticket.is_some(), "a request is not counted");
+        }
+        if let Some(ticket) = admitted.ticket {
+            self.requests.push(Request {
+                column: entry.column,
+                upgraded: false,
+                ticket: Some(ticket),
+            });
+        }
+    }
+
+    fn end_request(&mut self, n: u8) {
+        if self.requests.is_empty() {
+            return;
+        }
+        let mut request = self.requests.swap_remove(usize::from(n) % self.requests.len());
+        if let Some(ticket) = request.ticket.take() {
+            ticket.give_back(&self.zone);
+        }
+    }
+
+    /// What is in flight in a column, by our own count.
+    fn in_flight(&self, column: u32) -> InFlight {
+        let count = |upgraded: bool| {
+            let counted = |r: &&Request| r.column == column && r.upgraded == upgraded;
+            self.requests.iter().filter(counted).count() as u64
+        };
+        InFlight { requests: count(false), upgraded: count(true) }
+    }
+
+    fn ask<T>(&self, f: impl FnOnce(&Service<'_>) -> T) -> T {
+        let zones = [ServedZone { zone: self.zone, name: "shunt", size: 0, state_file: None }];
+        f(&Service { zones: &zones, upstreams: &self.served, nginx: "1.28.3" })
+    }
+
+    /// An upstream as the API shows it: the answer's text, and what it says.
+    fn upstream(&self, served: &Served) -> (Reply, Upstream) {
+        let call = Call::Upstream { upstream: served.name.clone(), wait: None };
+        let reply = self.ask(|service| service.read(&call, true)).expect("it is there");
+        let upstream: Upstream = serde_json::from_slice(&reply.body)
+            .unwrap_or_else(|e| panic!("{e} in {}", String::from_utf8_lossy(&reply.body)));
+        assert_eq!((reply.status, reply.generation), (200, Some(upstream.generation)));
+        (reply, upstream)
+    }
+
+    fn change(&self, step: &Step) {
+        let (target, body, base) = match step {
+            Step::Put { upstream, release: r, servers, base } => (
+                *upstream,
+                json(servers),
+                (Method::Put, format!("/releases/{}", release(*r)), base),
+            ),
+            Step::Delete { upstream, release: r, base } => (
+                *upstream,
+                Vec::new(),
+                (Method::Delete, format!("/releases/{}", release(*r)), base),
+            ),
+            Step::Switch { upstream, release: r, base } => {
+                let body = serde_json::json!({ "release": release(*r) }).to_string();
+                (*upstream, body.into_bytes(), (Method::Post, "/switch".to_owned(), base))
+            }
+            Step::Forget { upstream, base } => {
+                (*upstream, Vec::new(), (Method::Delete, "/previous".to_owned(), base))
+            }
+            Step::Strange { upstream, put, body, .. } => {
+                let (method, rest) =
+                    if *put { (Method::Put, "/releases/v1") } else { (Method::Post, "/switch") };
+                (*upstream, body.clone(), (method, rest.to_owned(), &Base::Anything))
+            }
+            _ => return,
+        };
+        let (method, rest, base) = base;
+        // One more than there can be, which is not found.
+        let name = UPSTREAMS.get(usize::from(target) % (UPSTREAMS.len() + 1)).unwrap_or(&"other");
+        let call = Call::parse(method, &format!("/v1/upstreams/{}{rest}", encode(name)), "");
+        let call = call.expect("a call");
+        let served = self.served.iter().find(|s| s.name == *name);
+        let before = self.states();
+        let old = served.map(|s| self.upstream(s).1);
+        let generation = old.as_ref().map_or(0, |o| o.generation);
+        let header = match (step, base) {
+            (Step::Strange { header, .. }, _) => header.clone(),
+            (_, Base::Anything) => None,
+            (_, Base::Now) => Some(format!("\"{generation}\"")),
+            (_, Base::Before) => Some(format!("\"{}\"", generation.wrapping_sub(1))),
+        };
+        let result = self.ask(|service| service.change(&call, header.as_deref(), &body));
+        let after = self.states();
+        let (served, old) = match (served, old) {
+            (Some(served), Some(old)) => (served, old),
+            _ => {
+                assert_eq!(result.map_err(|p| p.status).unwrap_err(), 404);
+                assert_eq!(after, before);
+                return;
+            }
+        };
+        match result {
+            Err(problem) => {
+                refused(&problem, base, generation);
+                assert_eq!(after, before, "{call:?} was refused with {problem}");
+                if problem.status == 409 && matches!(call, Call::DeleteRelease { .. }) {
+                    self.may_stay(&before, served, &call, &old);
+                }
+            }
+            Ok(reply) => {
+                assert!(!matches!(base, Base::Before), "based on what is no longer so");
+                let record = served.record.expect("it has one");
+                let others = |states: &[(usize, State)]| {
+                    states.iter().filter(|(at, _)| *at != record).cloned().collect::<Vec<_>>()
+                };
+                assert_eq!(others(&after), others(&before), "{call:?} changed another upstream");
+                let (shown, now) = self.upstream(served);
+                let steps = now.generation.wrapping_sub(generation);
+                assert_eq!(steps, u32::from(after != before), "{call:?}");
+                assert_eq!(reply.generation, Some(now.generation));
+                done(&call, &old, &now, &reply);
+                if !matches!(call, Call::Switch { .. }) {
+                    assert_eq!(reply.body, shown.body);
+                }
+            }
+        }
+    }
+
+    /// A release that was not deleted must be one that cannot be.
+    fn may_stay(&self, states: &[(usize, State)], served: &Served, call: &Call, now: &Upstream) {
+        let Call::DeleteRelease { release, .. } = call else { return };
+        let state = states.iter().find(|(at, _)| Some(*at) == served.record).map(|(_, s)| s);
+        let entry = state.and_then(|s| s.table.by_name(release.as_str())).expect("it is there");
+        let reason = now.active.as_ref() == Some(release)
+            || entry.origin != Origin::Api
+            || self.in_flight(entry.column).total() > 0;
+        assert!(reason, "\"{release}\" could be deleted");
+    }
+
+    /// What always holds.
+    fn look(&self) {
+        let states = self.states();
+        let mut columns = HashSet::new();
+        let mut serials = HashSet::new();
+        let mut names = HashSet::new();
+        for (at, state) in &states {
+            let table = &state.table;
+            assert!(names.insert(&table.upstream), "{:?} is there twice", table.upstream);
+            let there = |index: Option<u8>| index.is_none_or(|i| table.by_index(i).is_some());
+            assert!(there(state.route.active()), "the active release is gone");
+            assert!(there(state.previous), "the previous release is gone");
+            assert!(state.previous.is_none() || state.previous != state.route.active());
+            assert_eq!(self.zone.state(*at, Some(state)).as_ref(), Ok(state));
+            let (mut own, mut indexes) = (HashSet::new(), HashSet::new());
+            for entry in &table.releases {
+                assert!(own.insert(&entry.name) && indexes.insert(entry.index));
+                assert!(columns.insert(entry.column), "a column has two releases");
+                assert!(serials.insert(entry.serial), "a serial was given twice");
+                assert!(!entry.servers.is_empty());
+            }
+        }
+        for column in 0..self.zone.layout().columns as u32 {
+            assert_eq!(self.zone.in_flight(column), self.in_flight(column), "column {column}");
+        }
+        // No place is lost.
+        let (used, named) = (self.zone.releases_use().used, columns.len() as u64);
+        assert!(named <= used && used <= named + self.stray, "{named} {used} {}", self.stray);
+        assert_eq!(self.zone.upstreams_use().used, states.len() as u64);
+        let tables = self.zone.tables_use();
+        assert!(tables.used <= tables.capacity, "tables lie upon each other: {tables:?}");
+        for served in &self.served {
+            let state = states.iter().find(|(at, _)| Some(*at) == served.record);
+            assert_eq!(state.map(|(_, s)| s.table.upstream.as_str()), Some(served.name.as_str()));
+            let upstream = self.upstream(served).1;
+            for release in &upstream.releases {
+                let timeout = shunt_api::NginxTime::from_secs(1);
+                let wait = Wait::Drained { release: release.name.clone(), timeout };
+                let drained = self.ask(|s| s.has_come(&served.name, &wait)).expect("it is there");
+                let idle = release.in_flight.total() == 0;
+                assert_eq!(drained, idle && upstream.active.as_ref() != Some(&release.name));
+            }
+        }
+    }
+}
+
+/// What a refusal looks like.
+fn refused(problem: &Problem, base: &Base, generation: u32) {
+    assert!(matches!(problem.status, 400 | 404 | 409 | 412 | 422 | 507), "{problem:?}");
+    assert!(!problem.detail.is_empty());
+    if problem.status == 412 {
+        assert!(!matches!(base, Base::Now), "it is based on what is so");
+        assert_eq!(problem.upstream.as_ref().map(|u| u.generation), Some(generation));
+    }
+}
+
+/// What a change has done.
+fn done(call: &Call, old: &Upstream, now: &Upstream, reply: &Reply) {
+    match call {
+        Call::PutRelease { release, .. } => {
+            assert!(now.release(release.as_str()).is_some());
+            let created = old.release(release.as_str()).is_none();
+            assert_eq!(reply.status, if created { 201 } else { 200 });
+            assert_eq!((&now.active, &now.previous), (&old.active, &old.previous));
+        }
+        Call::DeleteRelease { release, .. } => {
+            let gone = old.release(release.as_str()).expect("it was there");
+            assert_eq!(gone.in_flight.total(), 0, "deleted under its requests");
+            assert!(now.release(release.as_str()).is_none());
+            assert_ne!(old.active.as_ref(), Some(release));
+            assert_eq!(now.active, old.active);
+        }
+        Call::Switch { .. } => {
+            let said: shunt_api::SwitchReply =
+                serde_json::from_slice(&reply.body).expect("a reply");
+            assert_eq!((Some(&said.release), &said.from), (now.active.as_ref(), &old.active));
+            if now.active == old.active {
+                assert_eq!(now.previous, old.previous);
+            } else {
+                assert_eq!(now.previous, old.active);
+            }
+        }
+        Call::DeletePrevious { .. } => {
+            assert_eq!((&now.active, &now.previous), (&old.active, &None));
+        }
+        Call::Index | Call::Upstreams | Call::Upstream { .. } => unreachable!("no change"),
+    }
+}
+
+fn columns(states: &[(usize, State)]) -> impl Iterator<Item = u32> {
+    states.iter().flat_map(|(_, s)| s.table.releases.iter().map(|e| e.column))
+}
+
+fn pick<T>(all: &mut [T], n: u8) -> Option<&mut T> {
+    let count = all.len();
+    (count > 0).then(|| &mut all[usize::from(n) % count])
+}
+
+/// A body with these servers.
+fn json(servers: &[Server]) -> Vec<u8> {
+    let server = |s: &Server| {
+        let address = if s.unix {
+            format!("unix:/run/{}.sock", s.port)
+        } else {
+            format!("127.0.0.1:{}", s.port)
+        };
+        serde_json::json!({
+            "address": address,
+            "weight": s.weight,
+            "backup": s.backup,
+            "down": s.down,
+            "fail_timeout": format!("{}ms", u32::from(s.fail_timeout) * 100),
+        })
+    };
+    let servers: Vec<_> = servers.iter().map(server).collect();
+    serde_json::json!({ "servers": servers }).to_string().into_bytes()
+}

@@ -1,0 +1,196 @@
+//! Shared memory in which anything may stand: a bug of another module, or of this one, wrote there.
+//!
+//! A worker reads it at any time, so nothing that it finds may make it panic, or go round for ever.
+
+use arbitrary::{Arbitrary, Unstructured};
+use shunt_api::{Call, ReleaseName, ReleaseSpec, SwitchRequest, Wait};
+use shunt_switch::follower::Follower;
+use shunt_switch::reconcile::{Configured, reconcile};
+use shunt_switch::service::{Served, ServedZone, Service};
+use shunt_switch::table::Member;
+use shunt_switch::worker::Identity;
+use shunt_switch::zone::Row;
+use shunt_switch::{AtomicU64, Zone};
+use std::sync::atomic::Ordering;
+
+use crate::Verdict;
+
+/// Room for a handful of upstreams, so that damage meets what is in use.
+const WORDS: usize = 1024;
+const WORKERS: usize = 2;
+/// Words of the header: with one of them wrong there seldom is a zone at all.
+const HEADER: usize = 16;
+
+#[derive(Debug, Arbitrary)]
+enum Damage {
+    /// A word becomes another one.
+    Word(u16, u64),
+    /// A bit of a word is turned over.
+    Bit(u16, u8),
+    /// A word is copied to another place.
+    Copy(u16, u16),
+    /// A byte becomes another one.
+    Byte(u16, u8),
+    /// Everything from a word of the body on is what follows.
+    Rest(u16, Vec<u64>),
+}
+
+/// Damages a zone, and then does with it whatever a worker and the master do.
+pub fn run(input: &[u8]) -> Verdict {
+    let mut input = Unstructured::new(input);
+    let words: Vec<AtomicU64> = (0..WORDS).map(|_| AtomicU64::new(0)).collect();
+    let zone = Zone::create(&words, WORKERS).expect("room for an upstream");
+    let configured = [configured("web", &["blue", "green"]), configured("shop", &["default"])];
+    let records = reconcile(&zone, &configured, None).expect("room for two").records;
+    let served: Vec<_> = (configured.iter().zip(records))
+        .map(|(c, record)| Served {
+            name: c.name.clone(),
+            zone: 0,
+            record: Some(record),
+            backup: true,
+        })
+        .collect();
+    // A row, and a count that is there while the damage is done.
+    let row = zone.claim_row(Identity::me());
+    let mut follower = Follower::new(served[0].record.unwrap_or_default(), "web");
+    let admitted = follower.admit(&zone, row).expect("a sound zone");
+
+    let mut done = 0;
+    while done < 64 && !input.is_empty() {
+        let Ok(damage) = Damage::arbitrary(&mut input) else { break };
+        damage.apply(&words);
+        done += 1;
+    }
+
+    // This worker has found the zone before it was damaged, another one looks for it now.
+    if let Some(ticket) = admitted.and_then(|mut a| a.ticket.take()) {
+        ticket.give_back(&zone);
+    }
+    look(&zone, &served, row);
+    let Ok(found) = Zone::attach(&words) else {
+        zone.leave_row(row);
+        return Verdict::Refused;
+    };
+    assert_eq!(Zone::announced_len(&words), Some(words.len()));
+    assert_eq!(found.layout(), zone.layout());
+    let another = found.claim_row(Identity::me());
+    look(&found, &served, another);
+    change(&found, &served, &configured);
+    // What came of the changes is damaged, too.
+    let last = found.claim_row(Identity::me());
+    look(&found, &served, last);
+    for row in [row, another, last] {
+        found.leave_row(row);
+    }
+    found.retire();
+    Verdict::Accepted
+}
+
+fn configured(name: &str, releases: &[&str]) -> Configured {
+    let releases = releases.iter().enumerate().map(|(i, name)| {
+        let address = format!("127.0.0.1:{}", i + 1).parse().expect("an address");
+        let spec = ReleaseSpec::single(address);
+        (ReleaseName::new(name).expect("a name"), spec.servers.iter().map(Member::from).collect())
+    });
+    Configured { name: name.to_owned(), releases: releases.collect() }
+}
+
+impl Damage {
+    fn apply(self, words: &[AtomicU64]) {
+        let at = |n: u16| &words[usize::from(n) % words.len()];
+        match self {
+            Self::Word(n, value) => at(n).store(value, Ordering::Relaxed),
+            Self::Bit(n, bit) => {
+                at(n).fetch_xor(1 << (bit % 64), Ordering::Relaxed);
+            }
+            Self::Copy(from, to) => {
+                at(to).store(at(from).load(Ordering::Relaxed), Ordering::Relaxed)
+            }
+            Self::Byte(n, value) => {
+                let n = usize::from(n) % (words.len() * 8);
+                let mut bytes = words[n / 8].load(Ordering::Relaxed).to_le_bytes();
+                bytes[n % 8] = value;
+                words[n / 8].store(u64::from_le_bytes(bytes), Ordering::Relaxed);
+            }
+            Self::Rest(n, values) => {
+                let from = HEADER + usize::from(n) % (words.len() - HEADER);
+                for (word, value) in words[from..].iter().zip(values) {
+                    word.store(value, Ordering::Relaxed);
+                }
+            }
+        }
+    }
+}
+
+fn name(text: &str) -> ReleaseName {
+    ReleaseName::new(text).expect("a name")
+}
+
+/// Everything that only reads, and requests that come and go.
+fn look(zone: &Zone<'_>, served: &[Served], row: Row) {
+    let zones = [ServedZone { zone: *zone, name: "shunt", size: 0, state_file: None }];
+    let service = Service { zones: &zones, upstreams: served, nginx: "" };
+    for upstream in 0..zone.layout().upstreams {
+        let state = zone.state(upstream, None).ok();
+        let _ = zone.state(upstream, state.as_ref());
+        for column in state.iter().flat_map(|s| &s.table.releases).map(|e| e.column) {
+            let _ = (zone.in_flight(column).total(), zone.requests(column));
+        }
+    }
+    let _ = zone.states().count();
+    service.read(&Call::Index, true).expect("how full the zone is can always be told");
+    let _ = service.read(&Call::Upstreams, true);
+    let timeout = shunt_api::NginxTime::from_secs(1);
+    for one in served {
+        let upstream = one.name.clone();
+        let waits = [
+            Wait::Change { generation: 1, timeout },
+            Wait::Drained { release: name("blue"), timeout },
+        ];
+        for wait in waits {
+            let _ = service.has_come(&upstream, &wait);
+            let _ = service
+                .read(&Call::Upstream { upstream: upstream.clone(), wait: Some(wait) }, true);
+        }
+    }
+    for (upstream, one) in served.iter().enumerate() {
+        let mut follower = Follower::new(upstream, &one.name);
+        let _ = follower.table(zone);
+        if let Ok(Some(mut admitted)) = follower.admit(zone, row) {
+            assert!(admitted.table.by_name(admitted.release().name.as_str()).is_some());
+            if let Some(mut ticket) = admitted.ticket.take() {
+                ticket.upgrade(zone);
+                ticket.give_back(zone);
+            }
+        }
+    }
+}
+
+/// Every change of the API, and a reload.
+fn change(zone: &Zone<'_>, served: &[Served], configured: &[Configured]) {
+    let zones = [ServedZone { zone: *zone, name: "shunt", size: 0, state_file: None }];
+    let service = Service { zones: &zones, upstreams: served, nginx: "" };
+    let spec = ReleaseSpec::single("127.0.0.1:9".parse().expect("an address"));
+    let spec = serde_json::to_vec(&spec).expect("plain data");
+    for one in served {
+        let upstream = || one.name.clone();
+        let body = |release: &str| {
+            serde_json::to_vec(&SwitchRequest { release: name(release) }).expect("plain data")
+        };
+        let put = |release: &str| Call::PutRelease { upstream: upstream(), release: name(release) };
+        let changes = [
+            (put("new"), spec.clone()),
+            (put("blue"), spec.clone()),
+            (Call::Switch { upstream: upstream() }, body("new")),
+            (Call::Switch { upstream: upstream() }, body("green")),
+            (Call::DeletePrevious { upstream: upstream() }, Vec::new()),
+            (Call::DeleteRelease { upstream: upstream(), release: name("new") }, Vec::new()),
+        ];
+        for (call, body) in changes {
+            let _ = service.change(&call, None, &body);
+        }
+    }
+    let _ = zones[0].save();
+    let _ = reconcile(zone, configured, None);
+    let _ = reconcile(zone, &configured[..1], None);
+}

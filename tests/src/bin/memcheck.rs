@@ -1,0 +1,598 @@
+//! Real NGINX with the module under valgrind: switches, releases that come and go, waits for drains,
+//! upgraded connections, bad input, reloads, killed workers. Ends with what valgrind counted, and
+//! fails on one error, one lost block, or memory that grows.
+
+#![forbid(unsafe_code)]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+use std::process::{Command, ExitCode};
+
+use rustix::process::Signal;
+use shunt_tests::admin::{Admin, problem};
+use shunt_tests::backend::Backend;
+use shunt_tests::build::{self, Build};
+use shunt_tests::client::Connection;
+use shunt_tests::nginx::{Nginx, Setup};
+use shunt_tests::process::{children, is_running, signal};
+use shunt_tests::valgrind::{self, Growth, Log};
+use shunt_tests::{free_port, until};
+
+/// Each of them switches there and back.
+const ROUNDS: usize = 100;
+const WORKERS: usize = 2;
+/// One for each kind of balancing, and one with TLS, whose sessions a view keeps.
+const UPSTREAMS: [&str; 6] = ["web", "plain", "hash", "random", "ip", "tls"];
+/// Growth of all blocks, NGINX's cached connections included, that is no leak: one in each switch
+/// would be many more.
+const SLACK: i64 = ROUNDS as i64 / 2;
+
+fn main() -> ExitCode {
+    // They stay there, for whoever wants to know more.
+    let logs = build::folder().join("memcheck/log");
+    let _ = fs::remove_dir_all(&logs);
+    fs::create_dir_all(&logs).expect("a folder for the logs");
+    let mut driver = Driver::start(&logs);
+    driver.serve_everything();
+    let switching = driver.grown("switching", |driver| (0..ROUNDS).for_each(|i| driver.round(i)));
+    let reloading = driver.reload();
+    driver.kill_workers();
+    let report = driver.end();
+    report.print(&logs, &[switching, reloading].concat())
+}
+
+struct Driver {
+    nginx: Nginx,
+    admin: Admin,
+    folder: std::path::PathBuf,
+    a: Backend,
+    b: Backend,
+    others: Backend,
+    /// The server that answers with TLS, which is NGINX, too.
+    tls: String,
+    switches: usize,
+    /// Processes that were killed, which have no summary.
+    killed: BTreeSet<u32>,
+    counts: Counts,
+}
+
+#[derive(Default)]
+struct Counts {
+    requests: usize,
+    drains: usize,
+    cancelled: usize,
+    upgraded: usize,
+    refused: usize,
+    reloads: usize,
+}
+
+/// What a stage has left behind in a process.
+#[derive(Clone)]
+struct Grown {
+    stage: &'static str,
+    pid: u32,
+    growth: Growth,
+}
+
+/// A process that ended, and what it was.
+struct Report {
+    logs: Vec<Log>,
+    master: BTreeSet<u32>,
+    killed: BTreeSet<u32>,
+    switches: usize,
+    counts: Counts,
+}
+
+impl Driver {
+    fn start(folder: &Path) -> Self {
+        let (a, b) = (Backend::start("a", 2), Backend::start("b", 1));
+        let build = Build::memcheck(valgrind::command(folder));
+        let tls = format!("127.0.0.1:{}", free_port());
+        let setup = Setup { http: String::new(), workers: WORKERS };
+        let mut nginx = Nginx::prepare(&build, setup);
+        certificate(nginx.folder());
+        nginx.set_http(&http(&a, &b, &tls, ""));
+        // What a test of the configuration makes, it has to clean up as well.
+        assert!(nginx.test().0, "{}", nginx.test().1);
+        let good = nginx.http().to_owned();
+        for wrong in
+            ["upstream x { shunt zone=shunt; }", "upstream x { shunt; shunt_release a ::::; }"]
+        {
+            nginx.set_http(&format!("{good}\n{wrong}"));
+            assert!(!nginx.test().0, "it is refused: {wrong}");
+        }
+        nginx.set_http(&good);
+        nginx.run();
+        let (admin, others) = (nginx.admin(), Backend::unix("v", 2, nginx.folder()));
+        Self {
+            nginx,
+            admin,
+            folder: folder.to_owned(),
+            a,
+            b,
+            others,
+            tls,
+            switches: 0,
+            killed: BTreeSet::new(),
+            counts: Counts::default(),
+        }
+    }
+
+    fn switch(&mut self, upstream: &str, release: &str) {
+        let generation = self.admin.state(upstream).generation;
+        let reply = self.admin.switch(upstream, release, Some(generation)).expect("a switch");
+        assert_eq!(reply.release.as_str(), release);
+        self.switches += 1;
+    }
+
+    /// Asks over a new connection; gives the worker that answered.
+    fn ask(&mut self, method: &str, path: &str, body: &[u8], release: &str) -> u32 {
+        self.counts.requests += 1;
+        let response = self.nginx.connect().ask(method, path, body).expect("an answer");
+        assert_eq!(response.status, 200, "{path}: {response:?}");
+        let chosen = response.header("x-shunt").and_then(|s| s.split(' ').nth(1));
+        assert_eq!(chosen, Some(release), "{path}: {response:?}");
+        response.header("x-worker").and_then(|w| w.parse().ok()).expect("a worker's pid")
+    }
+
+    /// Lets every worker serve both releases of every upstream, so that each has all it ever makes.
+    fn serve_everything(&mut self) {
+        let workers: BTreeSet<u32> = self.nginx.workers().into_iter().collect();
+        for upstream in UPSTREAMS {
+            for release in ["b", "a"] {
+                self.switch(upstream, release);
+                let mut served = BTreeSet::new();
+                until("every worker has served", || {
+                    served.insert(self.ask("GET", &format!("/{upstream}"), b"", release));
+                    (served == workers).then_some(())
+                });
+            }
+        }
+    }
+
+    /// How much the workers have grown by something that begins and ends with the same state.
+    fn grown(&mut self, stage: &'static str, f: impl FnOnce(&mut Self)) -> Vec<Grown> {
+        let workers = self.nginx.workers();
+        for pid in &workers {
+            let _ = valgrind::growth(&self.folder, *pid);
+        }
+        f(self);
+        self.serve_everything();
+        assert_eq!(self.nginx.workers(), workers, "no worker has ended");
+        self.compare(stage, &workers)
+    }
+
+    fn compare(&self, stage: &'static str, pids: &[u32]) -> Vec<Grown> {
+        let grown =
+            |pid: &u32| Grown { stage, pid: *pid, growth: valgrind::growth(&self.folder, *pid) };
+        pids.iter().map(grown).collect()
+    }
+
+    /// A release that is made, switched to, replaced under a request, drained and deleted.
+    fn round(&mut self, i: usize) {
+        let upstream = UPSTREAMS[i % UPSTREAMS.len()];
+        let (path, release) = (format!("/{upstream}"), format!("v{i}"));
+        let servers = match upstream {
+            "tls" => vec![self.tls.clone()],
+            _ => self.others.addresses.clone(),
+        };
+        assert_eq!(self.admin.put(upstream, &release, &servers).status, 201);
+        // Requests that are in flight at the release that is switched away from.
+        let held = upstream != "tls";
+        let mut slow = Vec::new();
+        if held {
+            self.a.hold();
+            for target in [format!("/held{path}"), format!("/ws{path}")] {
+                let mut connection = self.nginx.connect();
+                let upgrade = target.starts_with("/ws");
+                let headers: &[_] = if upgrade { &[("Upgrade", "x")] } else { &[] };
+                connection.send("GET", &target, headers, b"").expect("a request");
+                if upgrade {
+                    assert_eq!(connection.receive().expect("an answer").status, 101);
+                    self.counts.upgraded += 1;
+                }
+                slow.push(connection);
+            }
+            until("both are in flight", || {
+                (self.admin.in_flight(upstream, "a").total() == 2).then_some(())
+            });
+        }
+
+        self.switch(upstream, &release);
+        self.ask("GET", &path, b"", &release);
+        self.ask("POST", &path, &vec![b'x'; 100_000], &release);
+        self.refuse(upstream, i);
+        self.cancel(upstream, &release);
+
+        // It is drained once its requests have ended, and not before.
+        let mut wait = self.wait(upstream, "a", "30s");
+        if held {
+            let early = self.wait(upstream, "a", "50ms").receive().expect("the state as it is");
+            assert_eq!(early.status, 200);
+            self.a.let_go();
+            assert_eq!(slow[0].receive().expect("an answer").status, 200);
+            slow[1].raw(b"through the tunnel").expect("a tunnel");
+            assert_eq!(slow[1].read(18).expect("an echo"), b"through the tunnel");
+            slow.clear();
+        }
+        assert_eq!(wait.receive().expect("an answer").status, 200);
+        assert_eq!(self.admin.in_flight(upstream, "a").total(), 0);
+        self.counts.drains += 1;
+
+        if i.is_multiple_of(3) && held {
+            // Other servers under the same name: the view of the old ones ends.
+            let servers = &self.others.addresses[..1];
+            assert_eq!(self.admin.put(upstream, &release, servers).status, 200);
+            self.ask("GET", &path, b"", &release);
+        }
+        if i.is_multiple_of(2) {
+            self.redirect(upstream);
+        }
+        self.switch(upstream, "a");
+        self.ask("GET", &path, b"", "a");
+        assert_eq!(self.wait(upstream, &release, "30s").receive().expect("an answer").status, 200);
+        let base = format!("/v1/upstreams/{upstream}");
+        if i.is_multiple_of(2) {
+            let response = self.admin.ask("DELETE", &format!("{base}/previous"), &[], b"");
+            assert_eq!(response.status, 200);
+        }
+        let target = format!("{base}/releases/{release}");
+        assert_eq!(self.admin.ask("DELETE", &target, &[], b"").status, 200);
+        let _ = self.admin.index();
+    }
+
+    /// A request that goes to two upstreams, one after the other.
+    fn redirect(&mut self, upstream: &str) {
+        let path = format!("/missing/{upstream}");
+        let response = self.nginx.connect().ask("GET", &path, b"").expect("an answer");
+        assert_eq!(response.status, 404, "{response:?}");
+        self.counts.requests += 1;
+    }
+
+    fn wait(&self, upstream: &str, release: &str, timeout: &str) -> Connection {
+        let query = format!("wait=drained&release={release}&timeout={timeout}");
+        self.get(&format!("/v1/upstreams/{upstream}?{query}"))
+    }
+
+    fn get(&self, target: &str) -> Connection {
+        let mut connection = Connection::unix(&self.nginx.path("api.sock")).expect("the API");
+        connection.send("GET", target, &[], b"").expect("a request");
+        connection
+    }
+
+    /// Waits whose client leaves.
+    fn cancel(&mut self, upstream: &str, release: &str) {
+        let generation = self.admin.state(upstream).generation;
+        let change = format!("/v1/upstreams/{upstream}?wait=change&generation={generation}");
+        let waits = [self.wait(upstream, release, "30s"), self.get(&change)];
+        // The answer to a later request tells that the waits have begun, or soon will.
+        let _ = self.admin.state(upstream);
+        self.counts.cancelled += waits.len();
+        drop(waits);
+    }
+
+    /// What the API refuses; three of them in each round.
+    fn refuse(&mut self, upstream: &str, i: usize) {
+        let base = format!("/v1/upstreams/{upstream}");
+        let (put, switch) = (format!("{base}/releases/x"), format!("{base}/switch"));
+        let (long, megabyte) = ("x".repeat(65), "x".repeat(1 << 20));
+        let many = r#"{"address":"127.0.0.1:80"},"#.repeat(500);
+        let cases = [
+            ("PUT", put.clone(), "", "{".to_owned(), 400),
+            ("PUT", put.clone(), "", "[".repeat(10_000), 422),
+            ("PUT", put.clone(), "", r#"{"servers":[{"address":"app:80"}]}"#.to_owned(), 422),
+            ("PUT", put.clone(), "", r#"{"servers":[]}"#.to_owned(), 422),
+            (
+                "PUT",
+                put.clone(),
+                "",
+                format!("{{\"servers\":[{}]}}", many.trim_end_matches(',')),
+                422,
+            ),
+            (
+                "PUT",
+                put.clone(),
+                "\"1\"",
+                r#"{"servers":[{"address":"127.0.0.1:80"}]}"#.to_owned(),
+                412,
+            ),
+            ("PUT", put, "", megabyte, 413),
+            ("PUT", format!("{base}/releases/{long}"), "", "{}".to_owned(), 400),
+            ("PUT", format!("{base}/releases/a%2Fb"), "", "{}".to_owned(), 400),
+            ("POST", switch.clone(), "", r#"{"release":"none"}"#.to_owned(), 404),
+            ("POST", switch.clone(), "7", r#"{"release":"a"}"#.to_owned(), 400),
+            ("POST", switch, "\"1\"", r#"{"release":"a"}"#.to_owned(), 412),
+            (
+                "POST",
+                "/v1/upstreams/none/switch".to_owned(),
+                "",
+                r#"{"release":"a"}"#.to_owned(),
+                404,
+            ),
+            ("DELETE", format!("{base}/releases/a"), "", String::new(), 409),
+            ("DELETE", format!("{base}/releases/none"), "", String::new(), 404),
+            ("GET", format!("{base}?wait=forever"), "", String::new(), 400),
+            ("GET", format!("{base}?wait=drained&release=none"), "", String::new(), 404),
+            ("GET", format!("{base}?wait=drained&release=%00"), "", String::new(), 400),
+            ("GET", format!("/v1/{}", "y".repeat(4000)), "", String::new(), 404),
+            ("PATCH", base, "", String::new(), 405),
+        ];
+        for (method, target, if_match, body, status) in
+            cases.iter().cycle().skip(i * 3 % cases.len()).take(3)
+        {
+            let header = [("If-Match", *if_match)];
+            let headers: &[_] = if if_match.is_empty() { &[] } else { &header };
+            let response = self.admin.ask(method, target, headers, body.as_bytes());
+            assert_eq!(response.status, *status, "{method} {target}: {}", response.text());
+            assert_eq!(problem(&response).status, *status);
+            self.counts.refused += 1;
+        }
+    }
+
+    /// Reloads: under requests that the old workers still have, with more and with fewer upstreams,
+    /// and with a configuration that is refused.
+    fn reload(&mut self) -> Vec<Grown> {
+        let master = self.nginx.master();
+        let first = self.nginx.http().to_owned();
+        let more = http(
+            &self.a,
+            &self.b,
+            &self.tls,
+            "upstream more { shunt zone=shunt; server 127.0.0.1:1; }",
+        );
+        let step = |driver: &mut Self| {
+            driver.a.hold();
+            let mut slow = driver.nginx.connect();
+            slow.send("GET", "/held/web", &[], b"").expect("a request");
+            let mut tunnel = driver.nginx.connect();
+            tunnel.send("GET", "/ws/web", &[("Upgrade", "x")], b"").expect("a request");
+            assert_eq!(tunnel.receive().expect("an answer").status, 101);
+            until("both are in flight", || {
+                (driver.admin.in_flight("web", "a").total() == 2).then_some(())
+            });
+            let old = driver.nginx.workers();
+            for http in [&more, &first] {
+                driver.nginx.set_http(http);
+                driver.nginx.reload();
+                driver.counts.reloads += 1;
+                driver.switch("web", "b");
+                driver.ask("GET", "/web", b"", "b");
+                // The old workers' requests are still counted.
+                assert_eq!(driver.admin.in_flight("web", "a").total(), 2);
+                driver.switch("web", "a");
+            }
+            driver.nginx.set_http(&format!("{first}\nupstream x {{ shunt zone=shunt; }}"));
+            let _ = driver.nginx.reload_refused();
+            driver.nginx.set_http(&first);
+            driver.a.let_go();
+            assert_eq!(slow.receive().expect("an answer").status, 200);
+            drop(tunnel);
+            until("the old workers have ended", || {
+                (!old.iter().any(|pid| is_running(*pid)) && children(master).len() == WORKERS)
+                    .then_some(())
+            });
+        };
+        // The first ones let NGINX allocate what it keeps.
+        step(self);
+        let _ = valgrind::growth(&self.folder, master);
+        for _ in 0..4 {
+            step(self);
+        }
+        self.compare("reloading", &[master])
+    }
+
+    /// Workers that die under requests.
+    fn kill_workers(&mut self) {
+        for _ in 0..3 {
+            self.a.hold();
+            let mut slow: Vec<_> = (0..4).map(|_| self.nginx.connect()).collect();
+            for connection in &mut slow {
+                connection.send("GET", "/held/web", &[], b"").expect("a request");
+            }
+            until("they are held", || (self.a.held() == 4).then_some(()));
+            let killed = self.nginx.workers()[0];
+            signal(killed, Signal::KILL);
+            self.killed.insert(killed);
+            until("another worker is there", || {
+                (!is_running(killed) && self.nginx.workers().len() == WORKERS).then_some(())
+            });
+            self.switch("web", "b");
+            self.a.let_go();
+            until("nothing is in flight", || (self.a.held() == 0).then_some(()));
+            until("nothing is in flight", || {
+                (self.admin.in_flight("web", "a").total() == 0).then_some(())
+            });
+            self.ask("GET", "/web", b"", "b");
+            self.switch("web", "a");
+        }
+        self.serve_everything();
+    }
+
+    /// Ends NGINX in both ways, and starts it from its state file, a good one and a damaged one.
+    fn end(mut self) -> Report {
+        let mut master = BTreeSet::from([self.nginx.master()]);
+        self.switch("web", "b");
+        self.nginx.quit();
+        self.nginx.run();
+        master.insert(self.nginx.master());
+        self.ask("GET", "/web", b"", "b");
+        // With a wait under way, and a request.
+        self.b.hold();
+        let mut slow = self.nginx.connect();
+        slow.send("GET", "/held/web", &[], b"").expect("a request");
+        until("it is held", || (self.b.held() == 1).then_some(()));
+        let wait = self.wait("web", "b", "30s");
+        signal(self.nginx.master(), Signal::TERM);
+        until("nginx ends", || (!is_running(self.nginx.master())).then_some(()));
+        self.b.let_go();
+        drop((slow, wait));
+        self.nginx.quit();
+
+        fs::write(self.nginx.path("state/state.json"), "{ damaged").expect("its folder");
+        self.nginx.run();
+        master.insert(self.nginx.master());
+        self.ask("GET", "/web", b"", "a");
+        self.nginx.quit();
+        let Self { folder, switches, killed, counts, .. } = self;
+        Report { logs: valgrind::logs(&folder), master, killed, switches, counts }
+    }
+}
+
+impl Report {
+    fn print(&self, folder: &Path, grown: &[Grown]) -> ExitCode {
+        let Counts { requests, drains, cancelled, upgraded, refused, reloads } = self.counts;
+        println!(
+            "{} switches, {requests} requests, {upgraded} upgraded connections, {drains} drains, \
+             {cancelled} waits whose client left, {refused} bad calls, {reloads} reloads, {} workers \
+             killed",
+            self.switches,
+            self.killed.len()
+        );
+        let mut wrong = Vec::new();
+        println!(
+            "\n{:>8}  {:8} {:>12} {:>7} {:>7} {:>11}",
+            "pid", "process", "allocations", "errors", "lost", "suppressed"
+        );
+        for log in &self.logs {
+            let process = if self.master.contains(&log.pid) {
+                "master"
+            } else if self.master.contains(&log.parent) {
+                "worker"
+            } else {
+                "test"
+            };
+            let Some((errors, suppressed)) = log.errors else {
+                println!("{:>8}  {process:8} {:>12}", log.pid, "killed");
+                if !self.killed.contains(&log.pid) {
+                    wrong.push(format!("process {} did not end in order", log.pid));
+                }
+                continue;
+            };
+            println!(
+                "{:>8}  {process:8} {:>12} {errors:>7} {:>7} {suppressed:>11}",
+                log.pid, log.allocations, log.lost
+            );
+            if errors > 0 || log.lost > 0 {
+                wrong.push(format!("process {}: {errors} errors, {} lost", log.pid, log.lost));
+            }
+        }
+        println!("\n{:>8}  {:10} {:>14} {:>14}", "pid", "stage", "blocks more", "of the module");
+        for Grown { stage, pid, growth } in grown {
+            println!("{pid:>8}  {stage:10} {:>14} {:>14}", growth.all, growth.module);
+            if growth.module > 0 || growth.all > SLACK {
+                wrong.push(format!("process {pid} has grown by {stage}"));
+            }
+        }
+        let findings = self.logs.iter().flat_map(|log| &log.findings);
+        let (module, other): (Vec<_>, Vec<_>) = findings.partition(|finding| finding.module);
+        for finding in module.iter().chain(&other) {
+            println!("\n{}", finding.text);
+        }
+        println!("\n{} findings with the module, {} without", module.len(), other.len());
+        // A run in which valgrind saw nothing has tested nothing.
+        if self.logs.len() <= self.killed.len() || self.logs.iter().all(|l| l.allocations == 0) {
+            wrong.push(format!("there is no log in {}", folder.display()));
+        }
+        if wrong.is_empty() && module.is_empty() && other.is_empty() {
+            println!("memcheck: nothing is wrong");
+            ExitCode::SUCCESS
+        } else {
+            wrong.iter().for_each(|w| println!("wrong: {w}"));
+            println!("memcheck: failed");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// A certificate for the server that answers with TLS.
+fn certificate(folder: &Path) {
+    let output = Command::new("openssl")
+        .args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=tls", "-days", "2"])
+        .arg("-keyout")
+        .arg(folder.join("tls.key"))
+        .arg("-out")
+        .arg(folder.join("tls.crt"))
+        .output()
+        .expect("openssl");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+fn http(a: &Backend, b: &Backend, tls: &str, more: &str) -> String {
+    let methods = [
+        ("web", "least_conn;", "keepalive 4;"),
+        ("plain", "", ""),
+        ("hash", "hash $request_id consistent;", ""),
+        ("random", "random two;", ""),
+        ("ip", "ip_hash;", ""),
+    ];
+    let upstreams: String = methods
+        .iter()
+        .map(|(name, method, keepalive)| {
+            // Two zones, so that both ways to find one are taken.
+            let zone = if *name == "random" { "zone=other" } else { "zone=shunt" };
+            let (a, b) = (a.lines(), b.lines());
+            format!("upstream {name} {{ {method} shunt {zone};\n{a}{b}{keepalive} }}\n")
+        })
+        .collect();
+    let locations: String = methods
+        .iter()
+        .map(|(name, ..)| {
+            format!(
+                "location /{name} {{ proxy_pass http://{name}; }}
+                 location /held/{name} {{ proxy_pass http://{name}; }}
+                 location /ws/{name} {{
+                     proxy_set_header Upgrade $http_upgrade;
+                     proxy_set_header Connection upgrade;
+                     proxy_pass http://{name};
+                 }}
+                 location /missing/{name} {{
+                     proxy_intercept_errors on;
+                     error_page 404 = @other;
+                     proxy_pass http://{name};
+                 }}\n"
+            )
+        })
+        .collect();
+    format!(
+        r#"
+    shunt_zone shunt:1m state=%STATE%;
+    shunt_zone other:256k;
+    {upstreams}
+    upstream tls {{
+        shunt zone=shunt;
+        shunt_release a {tls};
+        shunt_release b {tls} weight=2;
+    }}
+    {more}
+    server {{
+        listen unix:%FOLDER%/api.sock;
+        location / {{ shunt_api write=on; }}
+    }}
+    server {{
+        # A queue for each worker, so that all of them get some.
+        listen 127.0.0.1:%PORT% reuseport;
+        client_max_body_size 1m;
+        add_header X-Shunt "$shunt_upstream $shunt_release $shunt_generation" always;
+        add_header X-Worker $pid always;
+        proxy_http_version 1.1;
+        proxy_set_header Connection "";
+        {locations}
+        location /tls {{ proxy_pass https://tls; }}
+        location /missing/tls {{
+            proxy_intercept_errors on;
+            error_page 404 = @other;
+            proxy_pass https://tls;
+        }}
+        location @other {{ proxy_pass http://plain; }}
+    }}
+    server {{
+        listen {tls} ssl;
+        ssl_certificate %FOLDER%/tls.crt;
+        ssl_certificate_key %FOLDER%/tls.key;
+        location / {{ return 200 "tls"; }}
+        location /missing/ {{ return 404; }}
+    }}
+"#
+    )
+}
