@@ -169,6 +169,8 @@ pub enum Outcome {
     Unhealthy,
     /// NGINX could not be reached.
     Unreachable,
+    /// NGINX got the order to switch, and whether it has done so is not known; nothing was stopped.
+    Uncertain,
     /// Somebody else has switched to another release while the job went on after its own switch.
     Overruled,
 }
@@ -185,6 +187,8 @@ pub mod exit {
     pub const UNHEALTHY: u8 = 4;
     /// The release was switched away from again.
     pub const SWITCHED_BACK: u8 = 5;
+    /// Which release serves is not known.
+    pub const UNCERTAIN: u8 = 6;
     /// Another job runs.
     pub const LOCKED: u8 = 7;
     /// The daemon or NGINX cannot be reached.
@@ -200,6 +204,7 @@ impl Outcome {
             Self::Failed => exit::FAILED,
             Self::Unhealthy => exit::UNHEALTHY,
             Self::Unreachable => exit::UNREACHABLE,
+            Self::Uncertain => exit::UNCERTAIN,
             Self::Overruled => exit::SWITCHED_BACK,
         }
     }

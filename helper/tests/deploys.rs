@@ -3,9 +3,11 @@
 
 mod world;
 
+use std::time::{Duration, Instant};
+
 use rustix::process::{Signal, kill_process};
 use world::module::Accident;
-use world::{World, app, is_running, output, pid, until};
+use world::{Output, World, app, is_running, output, pid, until};
 
 fn world() -> World {
     World::new("")
@@ -118,6 +120,135 @@ fn a_switch_whose_answer_is_lost_is_found_out() {
     world.module.at_the_next_switch(Accident::AnswerLost);
     good(&world, "v2");
     assert!(world.pid_of("v1").is_none());
+}
+
+#[test]
+fn p9_a_switch_that_is_not_answered_is_not_taken_for_one_that_did_not_happen() {
+    let world = World::impatient("");
+    good(&world, "v1");
+    let old = world.pid_of("v1").unwrap();
+    // As with a worker that hangs and has the lock: others show the state, and change nothing.
+    world.module.at_the_next_switch(Accident::Stalled);
+    world.module.busy(&["POST", "DELETE"]);
+    let output = world.deploy("v2", &[]);
+    assert_eq!(output.code, 6, "{output:?}");
+    assert!(output.stdout.contains("`shunt switch web v2`"), "{output:?}");
+    assert!(is_running(old) && world.pid_of("v2").is_some(), "either may get the traffic");
+    world.module.busy(&[]);
+    world.module.let_go();
+    assert_eq!(world.module.active(), "v2");
+    assert!(world.pid_of("v2").is_some());
+    good(&world, "v3");
+}
+
+#[test]
+fn p7_a_switch_that_comes_late_does_not_overwrite_the_one_that_was_ordered_again() {
+    let world = World::impatient("");
+    good(&world, "v1");
+    world.module.at_the_next_switch(Accident::Stalled);
+    good(&world, "v2");
+    world.module.switch("default");
+    world.module.let_go();
+    assert_eq!(world.module.active(), "default");
+}
+
+#[test]
+fn p9_what_nginx_cannot_forget_is_not_stopped() {
+    let world = World::impatient("");
+    good(&world, "v1");
+    world.module.at_the_next_switch(Accident::SomebodyFaster);
+    world.module.busy(&["DELETE"]);
+    let output = world.deploy("v2", &[]);
+    assert_eq!(output.code, 1, "{output:?}");
+    assert!(output.stdout.contains("\"v2\" is not stopped: NGINX refuses: another"), "{output:?}");
+    assert!(world.pid_of("v2").is_some());
+    assert!(world.path("web/releases/v2").exists());
+    world.module.busy(&[]);
+    good(&world, "v3");
+}
+
+#[test]
+fn nothing_is_stopped_that_nginx_cannot_be_asked_about() {
+    let world = World::impatient("");
+    good(&world, "v1");
+    let old = world.pid_of("v1").unwrap();
+    world.module.busy(&["GET /v1/upstreams/web?wait=drained"]);
+    let output = world.deploy("v2", &[]);
+    assert_eq!(output.code, 0, "{output:?}");
+    assert!(output.stdout.contains("\"v1\" is not stopped: NGINX refuses: another"), "{output:?}");
+    assert!(is_running(old));
+    assert_eq!((world.module.active(), world.current()), ("v2".to_owned(), "v2".to_owned()));
+    world.module.busy(&[]);
+    good(&world, "v3");
+    assert!(!is_running(old));
+}
+
+#[test]
+fn what_cannot_be_forgotten_as_the_previous_release_is_drained_all_the_same() {
+    let world = World::impatient("");
+    good(&world, "v1");
+    let old = world.pid_of("v1").unwrap();
+    world.module.in_flight("v1", 1, 0);
+    world.module.busy(&["DELETE /v1/upstreams/web/previous"]);
+    let deploy = world.begin_deploy("v2", &[]);
+    until("the deploy drains", || {
+        let calls = world.module.calls();
+        calls.iter().any(|call| call.contains("wait=drained&release=v1")).then_some(())
+    });
+    assert!(is_running(old), "it has a request");
+    world.module.in_flight("v1", 0, 0);
+    let output = output(deploy.wait_with_output().unwrap());
+    assert_eq!(output.code, 0, "{output:?}");
+    assert!(output.stdout.contains("stays the previous one"), "{output:?}");
+    assert!(!is_running(old));
+}
+
+#[test]
+fn a_module_that_is_busy_is_asked_again() {
+    let world = world();
+    good(&world, "v1");
+    world.module.busy(&["PUT"]);
+    let deploy = world.begin_deploy("v2", &[]);
+    until("it is asked again", || {
+        let calls = world.module.calls();
+        (calls.iter().filter(|call| call.ends_with("releases/v2")).count() > 1).then_some(())
+    });
+    world.module.busy(&[]);
+    assert_eq!(output(deploy.wait_with_output().unwrap()).code, 0);
+}
+
+/// Deploys v2 over v1, which has a request and a WebSocket; the test ends one of them.
+fn drain(limits: &str, end: impl FnOnce(&World)) -> Output {
+    let world = World::new(limits);
+    good(&world, "v1");
+    world.module.in_flight("v1", 1, 1);
+    let deploy = world.begin_deploy("v2", &[]);
+    until("the deploy drains", || {
+        let calls = world.module.calls();
+        calls.iter().any(|call| call.contains("wait=drained&release=v1")).then_some(())
+    });
+    end(&world);
+    let output = output(deploy.wait_with_output().unwrap());
+    assert_eq!(output.code, 0, "{output:?}");
+    output
+}
+
+#[test]
+fn a_request_is_waited_for_no_longer_because_there_is_a_websocket() {
+    let began = Instant::now();
+    let limits = "[drain]\ntimeout = \"60s\"\nupgraded_timeout = \"0s\"";
+    let output = drain(limits, |world| world.module.in_flight("v1", 0, 1));
+    assert!(output.stdout.contains("0 requests and 1 upgraded"), "{output:?}");
+    assert!(began.elapsed() < Duration::from_secs(60), "the request's limit was waited for");
+}
+
+#[test]
+fn a_request_that_hangs_is_waited_for_no_longer_because_websockets_may_stay() {
+    let began = Instant::now();
+    let limits = "[drain]\ntimeout = \"100ms\"\nupgraded_timeout = \"60s\"";
+    let output = drain(limits, |world| world.module.in_flight("v1", 1, 0));
+    assert!(output.stdout.contains("1 requests and 0 upgraded"), "{output:?}");
+    assert!(began.elapsed() < Duration::from_secs(60), "the WebSocket's limit was waited for");
 }
 
 #[test]

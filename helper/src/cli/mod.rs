@@ -36,6 +36,7 @@ Exit codes:
   2  usage or configuration
   4  the release did not become healthy; nothing was switched
   5  somebody else switched to another release meanwhile
+  6  NGINX did not answer the order to switch: which release serves is not known, both run
   7  another job runs for this application
   8  shuntd or NGINX cannot be reached";
 

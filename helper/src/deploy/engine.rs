@@ -30,6 +30,17 @@ impl Failure {
         let why = format!("somebody else has switched to \"{now}\" meanwhile");
         Self { event: Event::Overruled, why, lines: Vec::new() }
     }
+
+    /// NGINX got the order to switch, and it is not known whether it has done so, or still will.
+    pub(super) fn uncertain(release: &ReleaseName, error: &NginxError) -> Self {
+        let why = format!("it is not known whether NGINX has switched to \"{release}\": {error}");
+        Self { event: Event::Uncertain, why, lines: Vec::new() }
+    }
+
+    /// The same, and what it means.
+    pub(super) fn about(self, what: &str) -> Self {
+        Self { why: format!("{what}: {}", self.why), ..self }
+    }
 }
 
 impl From<NginxError> for Failure {
@@ -57,6 +68,8 @@ pub struct Job<'a> {
     pub(super) announced: bool,
     /// Whether it ran when the job began.
     pub(super) proven: bool,
+    /// Whether the old release had something in flight at the limit of its drain.
+    pub(super) cut: bool,
     /// A process of the release that an earlier daemon left and that could not be taken over.
     pub(super) leftover: Option<Identity>,
 }
@@ -89,6 +102,7 @@ impl<'a> Job<'a> {
             slot: None,
             announced: false,
             proven: false,
+            cut: false,
             leftover: None,
         }
     }
@@ -135,6 +149,7 @@ impl<'a> Job<'a> {
                     event
                 }
             };
+            self.cut |= event == Event::Limit;
             phase = plan.step(phase, event);
         }
     }
@@ -161,7 +176,8 @@ impl<'a> Job<'a> {
     fn end(self, report: &Reporter, failure: Failure) -> Outcome {
         let outcome = match failure.event {
             Event::Failed(outcome) => outcome,
-            Event::Done | Event::Uncertain | Event::Overruled => Outcome::Unreachable,
+            Event::Uncertain => Outcome::Uncertain,
+            Event::Done | Event::Limit | Event::Overruled => Outcome::Unreachable,
         };
         self.conclude(report, outcome, Some(failure.why))
     }
@@ -183,6 +199,14 @@ impl<'a> Job<'a> {
             (Outcome::Unreachable, why) => {
                 let why = why.unwrap_or_default();
                 format!("{app}: {why}; `shunt status {app}` shows which release serves")
+            }
+            (Outcome::Uncertain, why) => {
+                let why = why.unwrap_or_default();
+                format!(
+                    "{app}: {why}; nothing was stopped, so either release can serve; `shunt status \
+                     {app}` shows which one does, `shunt switch {app} {release}` or the next deploy \
+                     settles it"
+                )
             }
             (Outcome::Overruled, why) => {
                 let why = why.unwrap_or_default();

@@ -37,6 +37,15 @@ impl World {
 
     /// As [`World::new`], with another command.
     pub fn with_command(command: &[String], more: &str) -> Self {
+        Self::with("10s", command, more)
+    }
+
+    /// As [`World::new`], with a module that has little time to answer.
+    pub fn impatient(more: &str) -> Self {
+        Self::with("500ms", &app::command(), more)
+    }
+
+    fn with(nginx_timeout: &str, command: &[String], more: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         // Other users have to reach the socket to be refused.
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
@@ -48,6 +57,7 @@ impl World {
             name = "web"
             root = {:?}
             nginx = "unix:{}"
+            nginx_timeout = {nginx_timeout:?}
             [run]
             command = {:?}
             slots = ["127.0.0.1:{}", "127.0.0.1:{}"]
