@@ -424,18 +424,26 @@ fn as_a_unit_of_systemd_it_takes_the_socket_and_tells_when_it_is_ready() {
     let ready = std::os::unix::net::UnixDatagram::bind(&notify).unwrap();
     let mut command = std::process::Command::new("/bin/sh");
     command
-        .args(["-c", "LISTEN_PID=$$ exec \"$@\"", "sh", env!("CARGO_BIN_EXE_shuntd")])
+        .args([
+            "-c",
+            "LISTEN_PID=$$ WATCHDOG_PID=$$ exec \"$@\"",
+            "sh",
+            env!("CARGO_BIN_EXE_shuntd"),
+        ])
         .arg("--config")
         .arg(world.path("apps"))
         .arg("--state")
         .arg(world.path("state"))
         .env("LISTEN_FDS", "1")
+        .env("WATCHDOG_USEC", "200000")
         .env("NOTIFY_SOCKET", &notify);
     let mapping = FdMapping { parent_fd: listener.try_clone().unwrap().into(), child_fd: 3 };
     let mut daemon = command.fd_mappings(vec![mapping]).unwrap().spawn().unwrap();
     let mut told = [0; 100];
     let n = ready.recv(&mut told).unwrap();
     assert!(String::from_utf8_lossy(&told[..n]).contains("READY=1"));
+    let n = ready.recv(&mut told).unwrap();
+    assert!(String::from_utf8_lossy(&told[..n]).contains("WATCHDOG=1"));
     let output = world.shunt(&["status", "--socket", &socket.display().to_string()]);
     assert_eq!(output.code, 0, "{output:?}");
     kill_process(pid(daemon.id()), Signal::TERM).unwrap();

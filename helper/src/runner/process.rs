@@ -216,6 +216,8 @@ fn spawn(spec: &Spec, listener: &Listener, log: &Log) -> io::Result<Leader> {
         .env("LISTEN_FDS", "1")
         .env("LISTEN_FDNAMES", "http")
         .env_remove("NOTIFY_SOCKET")
+        .env_remove("WATCHDOG_PID")
+        .env_remove("WATCHDOG_USEC")
         .stdin(Stdio::null())
         .stdout(log.writer()?)
         .stderr(log.writer()?)
