@@ -138,7 +138,35 @@ fn p9_a_switch_that_is_not_answered_is_not_taken_for_one_that_did_not_happen() {
     world.module.let_go();
     assert_eq!(world.module.active(), "v2");
     assert!(world.pid_of("v2").is_some());
+    let output = world.shunt(&["rollback", "web"]);
+    assert_eq!(output.code, 0, "{output:?}");
+    assert_eq!(world.module.active(), "v1");
+    assert_eq!(world.pid_of("v1"), Some(old), "it was not stopped");
     good(&world, "v3");
+}
+
+#[test]
+fn p9_a_daemon_that_is_killed_after_the_switch_drains_and_stops_at_its_next_start() {
+    let mut world = world();
+    good(&world, "v1");
+    let v1 = world.pid_of("v1").unwrap();
+    world.module.in_flight("v1", 1, 0);
+    let mut deploy = world.begin_deploy("v2", &[]);
+    until("the deploy drains", || {
+        let calls = world.module.calls();
+        calls.iter().any(|call| call.contains("wait=drained&release=v1")).then_some(())
+    });
+    world.end(Signal::KILL);
+    deploy.wait().unwrap();
+    assert!(is_running(v1));
+    world.module.in_flight("v1", 0, 0);
+    world.start();
+    until("v1 has ended", || (!is_running(v1)).then_some(()));
+    until("the daemon is idle", || world.status().filter(|status| status["job"].is_null()));
+    assert_eq!(world.module.names(), ["default", "v2"]);
+    assert_eq!(world.current(), "v2");
+    assert_eq!(world.shunt(&["rollback", "web"]).code, 0);
+    assert_eq!(world.module.active(), "v1");
 }
 
 #[test]

@@ -151,6 +151,10 @@ async fn rollback(
 ) -> Answer<(StatusCode, Json<Started>)> {
     may_change(peer)?;
     let app = shared.app(&name)?.clone();
+    // A switch whose end was not known may have come true.
+    if let Ok(state) = app.nginx.state().await {
+        app.settle(state.active.as_ref()).await;
+    }
     let Some(release) = app.previous().await else {
         let detail = format!("{name} has no previous release to go back to");
         return Err(Refusal::new(StatusCode::CONFLICT, detail));

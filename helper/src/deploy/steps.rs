@@ -140,14 +140,16 @@ impl Job<'_> {
         let nginx = &self.app.nginx;
         let state = nginx.state().await?;
         let active = state.active.as_ref().filter(|active| **active != self.release);
-        if active != self.old.as_ref() {
+        // What has to run again is active already.
+        let expected = self.old.as_ref().filter(|_| self.kind != JobKind::Recover);
+        if active != expected {
             return Err(Failure::overruled(state.active.as_ref()));
         }
         // Also when the answer gets lost.
         self.announced = true;
         let state = nginx.put(&self.release, &slot, state.generation).await?;
         let generation = self.order(state.generation).await?;
-        self.app.switched(&self.release, self.old.as_ref()).await;
+        self.app.settle(Some(&self.release)).await;
         if let Some(leftover) = self.leftover {
             leftover.terminate();
         }
@@ -200,8 +202,13 @@ impl Job<'_> {
         let limits = Limits::new(start, &self.app.config.drain);
         let mut wait = Duration::ZERO;
         let (state, left) = loop {
-            let asked = nginx.drained(old, wait).await;
-            let state = asked.map_err(|e| Failure::from(e).about(&still_runs(old)))?;
+            let state = match nginx.drained(old, wait).await {
+                Ok(state) => state,
+                Err(error) if error.is_refused_with(404) => {
+                    return Ok("not in NGINX any more".to_owned());
+                }
+                Err(error) => return Err(Failure::from(error).about(&still_runs(old))),
+            };
             let left = state.release(old.as_str()).map(|r| r.in_flight).unwrap_or_default();
             match limits.wait(left, Instant::now()) {
                 Some(next) if state.active.as_ref() != Some(old) => wait = next,
