@@ -193,6 +193,8 @@ pub mod exit {
     pub const LOCKED: u8 = 7;
     /// The daemon or NGINX cannot be reached.
     pub const UNREACHABLE: u8 = 8;
+    /// Ctrl-C, as shells have it (128 and the signal's number).
+    pub const INTERRUPTED: u8 = 130;
 }
 
 impl Outcome {

@@ -416,6 +416,31 @@ fn p8_what_runs_but_is_ill_is_not_switched_to_by_hand() {
 }
 
 #[test]
+fn a_busy_release_in_a_slot_does_not_hide_an_idle_one() {
+    let world = World::with_slots(3);
+    // Somebody switches away during the drain, so that each stays in its slot.
+    for (release, old) in [("v2", "v1"), ("v3", "v2")] {
+        if old == "v1" {
+            good(&world, "v1");
+        }
+        world.module.switch(old);
+        world.module.in_flight(old, 1, 0);
+        let deploy = world.begin_deploy(release, &[]);
+        until("it is active", || (world.module.active() == release).then_some(()));
+        world.module.switch("default");
+        world.module.in_flight(old, 0, 0);
+        assert_eq!(output(deploy.wait_with_output().unwrap()).code, 5);
+    }
+    let pids = ["v1", "v2", "v3"].map(|release| world.pid_of(release).unwrap());
+    world.module.in_flight("v1", 1, 0);
+    let output = world.deploy("v4", &[]);
+    assert_eq!(output.code, 0, "{output:?}");
+    assert!(is_running(pids[0]), "v1 has a request");
+    assert!(is_running(pids[1]), "a rollback went to v2");
+    assert!(!is_running(pids[2]), "v3 was idle");
+}
+
+#[test]
 fn a_release_cannot_take_the_name_of_one_of_nginx() {
     let world = world();
     let output = world.deploy("default", &[]);

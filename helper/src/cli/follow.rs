@@ -36,7 +36,7 @@ pub async fn run(client: &Client, started: &Started, json: bool) -> Result<u8, F
                 "job {} for \"{}\" goes on in shuntd; `shunt status` shows it",
                 started.job, started.release
             );
-            return Ok(130);
+            return Ok(exit::INTERRUPTED);
         }
     }
     let lost = || Failure::new(exit::UNREACHABLE, "shuntd ended before the job did");

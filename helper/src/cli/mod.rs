@@ -38,7 +38,8 @@ Exit codes:
   5  somebody else switched to another release meanwhile
   6  NGINX did not answer the order to switch: which release serves is not known, both run
   7  another job runs for this application
-  8  shuntd or NGINX cannot be reached";
+  8  shuntd or NGINX cannot be reached
+  130  Ctrl-C; a job goes on in shuntd";
 
 /// The commands.
 #[derive(Debug, Subcommand)]

@@ -74,7 +74,7 @@ impl App {
     }
 
     /// Takes over what an earlier daemon left running when it was killed. What cannot be taken over
-    /// and is not needed any more would only hold its slot.
+    /// stays as it is, see [`App::end_leftovers`].
     pub async fn adopt(&self) {
         let remembered = self.inner.lock().await.remembered.slots.clone();
         for state::Slot { slot, release, process } in remembered {

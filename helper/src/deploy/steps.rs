@@ -88,10 +88,14 @@ impl Job<'_> {
             return Ok(slot);
         }
         let state = self.app.nginx.state().await?;
-        let idle = self.app.occupants().await.into_iter().find(|(_, release)| {
-            state.active.as_ref() != Some(release) && *release != self.release
-        });
-        let Some((slot, release)) = idle else {
+        let previous = self.app.previous().await;
+        let in_flight =
+            |release: &ReleaseName| state.release(release.as_str()).map(|r| r.in_flight.total());
+        let mut idle = self.app.occupants().await;
+        idle.retain(|(_, r)| state.active.as_ref() != Some(r) && *r != self.release);
+        // What is idle first, and what a rollback goes to last.
+        idle.sort_by_key(|(_, r)| (in_flight(r), previous.as_ref() == Some(r)));
+        let Some((slot, release)) = idle.into_iter().next() else {
             return Err(Failure::new(Outcome::Failed, "no slot is free"));
         };
         if state.release(release.as_str()).is_some() {
@@ -99,10 +103,9 @@ impl Job<'_> {
             if state.previous.as_ref() == Some(&release) {
                 self.app.nginx.forget_previous().await?;
             }
-            let state = self.app.nginx.drained(&release, limit).await?;
-            let left = state.release(release.as_str()).map_or(0, |r| r.in_flight.total());
+            self.app.nginx.drained(&release, limit).await?;
             // Refused if somebody has switched to it meanwhile.
-            let left = left + self.forget(&release).await?;
+            let left = self.forget(&release).await?;
             if left > 0 {
                 let why = format!("no slot is free: \"{release}\" has {left} in flight in {slot}");
                 return Err(Failure::new(Outcome::Failed, why));

@@ -326,11 +326,7 @@ mod tests {
 
     async fn until_gone(pid: u32) {
         let deadline = Instant::now() + Duration::from_secs(10);
-        let running = || {
-            std::fs::read_to_string(format!("/proc/{pid}/stat"))
-                .is_ok_and(|stat| !stat.contains(") Z "))
-        };
-        while running() {
+        while Identity::of(pid).is_some() {
             assert!(Instant::now() < deadline, "process {pid} still runs");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
