@@ -145,7 +145,8 @@ pub enum What {
         step: Step,
         /// Why.
         why: String,
-        /// Lines that explain it: the end of a log.
+        /// Lines that explain it, in the application's own words: the last answer, the end of its
+        /// log. Only for those who may change something.
         lines: Vec<String>,
     },
     /// The job ended.
@@ -195,6 +196,8 @@ pub mod exit {
     pub const UNREACHABLE: u8 = 8;
     /// Ctrl-C, as shells have it (128 and the signal's number).
     pub const INTERRUPTED: u8 = 130;
+    /// Nobody reads the output any more (`SIGPIPE`).
+    pub const UNREAD: u8 = 141;
 }
 
 impl Outcome {
