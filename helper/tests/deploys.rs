@@ -468,6 +468,68 @@ fn p11_only_root_and_the_daemons_user_may_change_something() {
 }
 
 #[test]
+fn p11_others_see_that_a_release_is_refused_and_no_word_of_it() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("skipped: only root can be somebody else");
+        return;
+    }
+    let world = world();
+    let output = world.deploy("v1", &[("sick", "the password is x\n")]);
+    assert_eq!(output.code, 4, "{output:?}");
+    assert!(output.stdout.contains("| release v1 starts"), "{output:?}");
+    let events = world.events_as(65534, 1);
+    assert!(events.contains("not healthy within"), "{events}");
+    assert!(!events.contains("password") && !events.contains("v1 starts"), "{events}");
+    assert!(world.events_as(0, 1).contains("password"));
+}
+
+#[test]
+fn a_name_that_would_be_hidden_or_an_option_is_refused() {
+    let world = world();
+    for name in [".hid", "-x"] {
+        let from = world.path("web").display().to_string();
+        let release = format!("--release={name}");
+        std::fs::create_dir_all(&from).unwrap();
+        let output = world.shunt(&["deploy", "web", &release, "--from", &from]);
+        assert_eq!(output.code, 2, "{output:?}");
+        assert!(output.stderr.contains("cannot begin with"), "{output:?}");
+    }
+}
+
+#[test]
+fn whoever_reads_no_further_ends_a_command_quietly() {
+    let world = world();
+    let url = format!("http://{}/", world.free_address());
+    let socket = world.path("shuntd.sock").display().to_string();
+    let watch = ["watch", &url, "--rate", "1000", "--timeout", "1s"];
+    for args in [&watch[..], &["--socket", &socket, "status", "web"]] {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_shunt"));
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let output = command.args(args).stdout(writer).output().unwrap();
+        let output = world::output(output);
+        assert_eq!((output.code, output.stderr.as_str()), (141, ""), "{args:?}");
+    }
+}
+
+#[test]
+fn what_cannot_be_watched_is_refused_as_usage() {
+    let world = world();
+    let url = "http://127.0.0.1/";
+    for args in [
+        &["http://127.0.0.1:99999/"][..],
+        &["http://127.0.0.1:x/"],
+        &["https://127.0.0.1/"],
+        &[url, "--header", "X Y"],
+        &[url, "--post", "echo"],
+        &[url, "--websocket", "/a b"],
+    ] {
+        let output = world.shunt(&[&["watch", "--count", "1"], args].concat());
+        assert_eq!(output.code, 2, "{args:?} {output:?}");
+    }
+}
+
+#[test]
 fn as_a_unit_of_systemd_it_takes_the_socket_and_tells_when_it_is_ready() {
     use command_fds::{CommandFdExt, FdMapping};
     let mut world = world();

@@ -30,7 +30,9 @@ impl Job<'_> {
     pub(super) async fn fetch(&self) -> Done {
         let Some(from) = self.from.clone() else { return Ok(String::new()) };
         let (releases, release) = (self.app.releases.folder(), self.release.clone());
-        let copy = tokio::task::spawn_blocking(move || folder::fetch(&from, &releases, &release));
+        let group = self.app.config.run.user.as_ref().map(|user| user.gid);
+        let fetch = move || folder::fetch(&from, &releases, &release, group);
+        let copy = tokio::task::spawn_blocking(fetch);
         let to = copy
             .await
             .map_err(|e| Failure::new(Outcome::Failed, e))?
@@ -128,8 +130,8 @@ impl Job<'_> {
         let waited = health::wait(&config, slot, &self.release, watch, restarts).await;
         waited.map_err(|error| Failure {
             event: Event::Failed(Outcome::Unhealthy),
-            why: error.to_string(),
-            lines: log.last_lines(LOG_LINES),
+            why: error.brief(),
+            lines: std::iter::once(error.last()).chain(log.last_lines(LOG_LINES)).collect(),
         })?;
         Ok(if passes == 1 { "answers".to_owned() } else { format!("{passes} times in a row") })
     }
@@ -347,6 +349,10 @@ impl Job<'_> {
             let folder = self.app.releases.of(&self.release);
             folder::remove(&folder)
                 .map_err(|e| Failure::new(Outcome::Failed, format!("{}: {e}", folder.display())))?;
+            // Its own log stays for whoever looks for the reason.
+            let pruned = self.app.releases.prune_logs(self.app.config.keep.releases);
+            pruned
+                .map_err(|e| Failure::new(Outcome::Failed, format!("cannot remove a log: {e}")))?;
         }
         Ok("stopped".to_owned())
     }

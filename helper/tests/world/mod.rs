@@ -135,6 +135,20 @@ impl World {
         output(self.command(args).uid(uid).output().unwrap())
     }
 
+    /// The events of a job that has ended, as this user sees them.
+    pub fn events_as(&self, uid: u32, job: u64) -> String {
+        use std::os::unix::process::CommandExt;
+        let (program, args) = app::follower();
+        let mut command = Command::new(program);
+        command.args(args).env("SOCKET", self.path("shuntd.sock")).env("JOB", job.to_string());
+        output(command.uid(uid).output().unwrap()).stdout
+    }
+
+    /// Where nobody listens.
+    pub fn free_address(&self) -> String {
+        format!("127.0.0.1:{}", free_port())
+    }
+
     /// Makes a release's folder with these files, and the arguments that deploy it.
     pub fn release(&self, name: &str, files: &[(&str, &str)]) -> Vec<String> {
         let folder = self.path("dist").join(name);
