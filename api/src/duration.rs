@@ -165,7 +165,7 @@ mod tests {
             "1ms1",
             "5 ",
         ] {
-            // A trailing blank after a bare number is read as "number, then nothing".
+            // Also with a blank at its end.
             assert!(bad.parse::<NginxTime>().is_err(), "{bad:?}");
         }
     }

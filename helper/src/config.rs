@@ -27,6 +27,10 @@ pub struct App {
     pub upstream: Option<String>,
     /// Where `shunt_api` answers.
     pub nginx: Address,
+    /// How long a call of `shunt_api` may take, and for how long one that is answered with "try
+    /// again" is made again.
+    #[serde(default = "ten_seconds", deserialize_with = "field::some_time")]
+    pub nginx_timeout: Duration,
     /// The file with the token of `shunt_api`, if it answers on TCP.
     pub token_file: Option<PathBuf>,
     /// How to run it.

@@ -33,6 +33,10 @@ pub async fn connect(address: &Address) -> io::Result<Box<dyn Stream>> {
     })
 }
 
+/// How many connections wait for a release that starts again: as many as with systemd (`Backlog=`); the
+/// system's own limit is `net.core.somaxconn`.
+const BACKLOG: i32 = 4096;
+
 /// Opens the listening socket of a slot.
 ///
 /// A unix socket that nobody listens on any more is replaced; one that somebody does is not.
@@ -45,6 +49,7 @@ pub async fn listen(address: &Address) -> io::Result<Listener> {
         Address::Ip(address) => {
             // Sets SO_REUSEADDR: connections of the last release may still be in TIME_WAIT.
             let listener = std::net::TcpListener::bind(address)?;
+            rustix::net::listen(&listener, BACKLOG)?;
             Ok(Listener { fd: listener.into(), path: None })
         }
         Address::Unix(path) => {
@@ -52,6 +57,7 @@ pub async fn listen(address: &Address) -> io::Result<Listener> {
                 std::fs::remove_file(path)?;
             }
             let listener = std::os::unix::net::UnixListener::bind(path)?;
+            rustix::net::listen(&listener, BACKLOG)?;
             // NGINX's workers run as another user.
             let mode = std::os::unix::fs::PermissionsExt::from_mode(0o666);
             std::fs::set_permissions(path, mode)?;
@@ -96,6 +102,28 @@ impl Drop for Listener {
         if let Some(path) = &self.path {
             // Nothing is lost if somebody was faster.
             let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// More than std lets wait.
+    const MANY: usize = 500;
+
+    #[tokio::test]
+    async fn many_connections_wait_for_a_release_that_starts_again() {
+        let tmp = tempfile::tempdir().unwrap();
+        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        for address in [Address::Ip(free), Address::Unix(tmp.path().join("slot.sock"))] {
+            let _listener = listen(&address).await.unwrap();
+            let all = futures_util::future::join_all((0..MANY).map(|_| connect(&address)));
+            let limit = std::time::Duration::from_secs(20);
+            let all = tokio::time::timeout(limit, all).await.expect("nobody is left out");
+            let refused = all.into_iter().filter_map(Result::err).next();
+            assert!(refused.is_none(), "{address}: {refused:?}");
         }
     }
 }

@@ -36,6 +36,25 @@ pub enum HealthError {
     },
 }
 
+impl HealthError {
+    /// What went wrong, without a word of the application's own.
+    #[must_use]
+    pub fn brief(&self) -> String {
+        match self {
+            Self::Deadline { deadline, .. } => format!("not healthy within {deadline:?}"),
+            Self::Ended { how, .. } => format!("its process ended with {how}"),
+        }
+    }
+
+    /// What the last check said, which may hold words of the application.
+    #[must_use]
+    pub fn last(&self) -> String {
+        match self {
+            Self::Deadline { last, .. } | Self::Ended { last, .. } => format!("last check: {last}"),
+        }
+    }
+}
+
 /// Asks until enough answers in a row are good, of a process that was started again `restarts` times
 /// and not once more. Redirects are not followed: where they lead to is not the release.
 ///

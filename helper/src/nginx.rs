@@ -13,8 +13,8 @@ use shunt_api::{Address, Problem, ReleaseName, ReleaseSpec, SwitchReply, SwitchR
 use crate::config::App;
 use crate::request::{self, RequestError};
 
-/// How long a call may take that does not wait for something.
-const LIMIT: Duration = Duration::from_secs(10);
+/// The pause before a call is made again.
+pub(crate) const AGAIN: Duration = Duration::from_millis(100);
 
 /// The longest that one call waits; a longer wait is several calls.
 const WAIT: Duration = Duration::from_secs(30);
@@ -49,9 +49,16 @@ impl NginxError {
     pub fn is_uncertain(&self) -> bool {
         match self {
             Self::Request(error) => !error.is_unsent(),
-            Self::Strange { status, .. } => *status >= 500,
+            // Also what says that it was done, in words that are not the module's.
+            Self::Strange { status, .. } => !(400..500).contains(status),
             Self::Refused(_) | Self::Token(_) => false,
         }
+    }
+
+    /// Whether NGINX has refused with this status, after which nothing has changed.
+    #[must_use]
+    pub fn is_refused_with(&self, status: u16) -> bool {
+        matches!(self, Self::Refused(problem) if problem.status == status)
     }
 
     /// Whether NGINX could not be reached at all.
@@ -67,6 +74,7 @@ pub struct Client {
     address: Address,
     upstream: String,
     token_file: Option<std::path::PathBuf>,
+    limit: Duration,
 }
 
 impl Client {
@@ -77,7 +85,14 @@ impl Client {
             address: app.nginx.clone(),
             upstream: app.upstream().to_owned(),
             token_file: app.token_file.clone(),
+            limit: app.nginx_timeout,
         }
+    }
+
+    /// How long a call may take that does not wait for something.
+    #[must_use]
+    pub fn limit(&self) -> Duration {
+        self.limit
     }
 
     /// The upstream as it is.
@@ -86,7 +101,7 @@ impl Client {
     ///
     /// [`NginxError`].
     pub async fn state(&self) -> Result<Upstream, NginxError> {
-        self.call("GET", "", None, None::<&()>, LIMIT).await
+        self.call("GET", "", None, None::<&()>, self.limit).await
     }
 
     /// Adds a release, or gives it other servers, if the upstream is still at this generation.
@@ -102,16 +117,21 @@ impl Client {
     ) -> Result<Upstream, NginxError> {
         let spec = ReleaseSpec::single(slot.clone());
         let path = format!("/releases/{release}");
-        self.call("PUT", &path, Some(generation), Some(&spec), LIMIT).await
+        self.call("PUT", &path, Some(generation), Some(&spec), self.limit).await
     }
 
-    /// Deletes a release.
+    /// Deletes a release, if the upstream is still at this generation.
     ///
     /// # Errors
     ///
     /// [`NginxError`].
-    pub async fn delete(&self, release: &ReleaseName) -> Result<Upstream, NginxError> {
-        self.call("DELETE", &format!("/releases/{release}"), None, None::<&()>, LIMIT).await
+    pub async fn delete(
+        &self,
+        release: &ReleaseName,
+        generation: u32,
+    ) -> Result<Upstream, NginxError> {
+        let path = format!("/releases/{release}");
+        self.call("DELETE", &path, Some(generation), None::<&()>, self.limit).await
     }
 
     /// Makes a release active, if the upstream is still at this generation.
@@ -125,7 +145,7 @@ impl Client {
         generation: u32,
     ) -> Result<SwitchReply, NginxError> {
         let body = SwitchRequest { release: release.clone() };
-        self.call("POST", "/switch", Some(generation), Some(&body), LIMIT).await
+        self.call("POST", "/switch", Some(generation), Some(&body), self.limit).await
     }
 
     /// Ends the fallback to the previous release.
@@ -134,7 +154,7 @@ impl Client {
     ///
     /// [`NginxError`].
     pub async fn forget_previous(&self) -> Result<Upstream, NginxError> {
-        self.call("DELETE", "/previous", None, None::<&()>, LIMIT).await
+        self.call("DELETE", "/previous", None, None::<&()>, self.limit).await
     }
 
     /// Waits until a release has nothing in flight, at most for `limit`, and gives the last state.
@@ -149,6 +169,7 @@ impl Client {
         limit: Duration,
     ) -> Result<Upstream, NginxError> {
         let start = Instant::now();
+        let patient = start + limit.max(self.limit);
         loop {
             let wait = limit.saturating_sub(start.elapsed()).min(WAIT);
             let query = format!(
@@ -156,7 +177,17 @@ impl Client {
                 encode(release.as_str()),
                 wait.as_millis()
             );
-            let state: Upstream = self.call("GET", &query, None, None::<&()>, wait + LIMIT).await?;
+            let asked: Result<Upstream, _> =
+                self.call("GET", &query, None, None::<&()>, wait + self.limit).await;
+            let state = match asked {
+                Ok(state) => state,
+                // NGINX may be about to start again.
+                Err(error) if error.is_unreachable() && Instant::now() < patient => {
+                    tokio::time::sleep(AGAIN).await;
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
             let left = state.release(release.as_str()).map_or(0, |r| r.in_flight.total());
             let drained = left == 0 && state.active.as_ref() != Some(release);
             if drained || start.elapsed() >= limit {
@@ -165,6 +196,7 @@ impl Client {
         }
     }
 
+    /// Makes a call; again while the module says that it is busy, as it has changed nothing then.
     async fn call<T: DeserializeOwned>(
         &self,
         method: &str,
@@ -174,9 +206,29 @@ impl Client {
         limit: Duration,
     ) -> Result<T, NginxError> {
         let body = match body {
-            Some(body) => serde_json::to_vec(body).unwrap_or_default(),
-            None => Vec::new(),
+            Some(body) => Bytes::from(serde_json::to_vec(body).unwrap_or_default()),
+            None => Bytes::new(),
         };
+        let start = Instant::now();
+        loop {
+            let answer = self.once(method, rest, if_match, body.clone(), limit).await;
+            match answer {
+                Err(error) if error.is_refused_with(503) && start.elapsed() < self.limit => {
+                    tokio::time::sleep(AGAIN).await;
+                }
+                answer => return answer,
+            }
+        }
+    }
+
+    async fn once<T: DeserializeOwned>(
+        &self,
+        method: &str,
+        rest: &str,
+        if_match: Option<u32>,
+        body: Bytes,
+        limit: Duration,
+    ) -> Result<T, NginxError> {
         let mut request = Request::builder()
             .method(method)
             .uri(format!("/v1/upstreams/{}{rest}", encode(&self.upstream)))
@@ -194,8 +246,7 @@ impl Client {
             status,
             why,
         };
-        let request =
-            request.body(Full::new(Bytes::from(body))).map_err(|e| strange(0, e.to_string()))?;
+        let request = request.body(Full::new(body)).map_err(|e| strange(400, e.to_string()))?;
         let response = request::send(&self.address, request, limit).await?;
         let status = response.status();
         if status.is_success() {

@@ -40,7 +40,12 @@ impl Target {
         }
         let host = uri.authority().ok_or_else(|| format!("{url:?} has no host"))?;
         let name = host.host().trim_start_matches('[').trim_end_matches(']').to_owned();
-        let port = host.port_u16().unwrap_or(80);
+        // One that is too large is none for the URL's own parser.
+        let after = host.as_str().rsplit_once(host.host()).map_or("", |(_, after)| after);
+        let port = match after.strip_prefix(':') {
+            None => 80,
+            Some(port) => port.parse().map_err(|_| format!("{url:?}: {port:?} is not a port"))?,
+        };
         let mut found = tokio::net::lookup_host((name.as_str(), port))
             .await
             .map_err(|e| format!("{host}: {e}"))?;

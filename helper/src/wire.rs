@@ -145,7 +145,8 @@ pub enum What {
         step: Step,
         /// Why.
         why: String,
-        /// Lines that explain it: the end of a log.
+        /// Lines that explain it, in the application's own words: the last answer, the end of its
+        /// log. Only for those who may change something.
         lines: Vec<String>,
     },
     /// The job ended.
@@ -169,6 +170,8 @@ pub enum Outcome {
     Unhealthy,
     /// NGINX could not be reached.
     Unreachable,
+    /// NGINX got the order to switch, and whether it has done so is not known; nothing was stopped.
+    Uncertain,
     /// Somebody else has switched to another release while the job went on after its own switch.
     Overruled,
 }
@@ -185,10 +188,16 @@ pub mod exit {
     pub const UNHEALTHY: u8 = 4;
     /// The release was switched away from again.
     pub const SWITCHED_BACK: u8 = 5;
+    /// Which release serves is not known.
+    pub const UNCERTAIN: u8 = 6;
     /// Another job runs.
     pub const LOCKED: u8 = 7;
     /// The daemon or NGINX cannot be reached.
     pub const UNREACHABLE: u8 = 8;
+    /// Ctrl-C, as shells have it (128 and the signal's number).
+    pub const INTERRUPTED: u8 = 130;
+    /// Nobody reads the output any more (`SIGPIPE`).
+    pub const UNREAD: u8 = 141;
 }
 
 impl Outcome {
@@ -200,6 +209,7 @@ impl Outcome {
             Self::Failed => exit::FAILED,
             Self::Unhealthy => exit::UNHEALTHY,
             Self::Unreachable => exit::UNREACHABLE,
+            Self::Uncertain => exit::UNCERTAIN,
             Self::Overruled => exit::SWITCHED_BACK,
         }
     }

@@ -3,9 +3,11 @@
 
 mod world;
 
+use std::time::{Duration, Instant};
+
 use rustix::process::{Signal, kill_process};
 use world::module::Accident;
-use world::{World, app, is_running, output, pid, until};
+use world::{Output, World, app, is_running, output, pid, until};
 
 fn world() -> World {
     World::new("")
@@ -118,6 +120,163 @@ fn a_switch_whose_answer_is_lost_is_found_out() {
     world.module.at_the_next_switch(Accident::AnswerLost);
     good(&world, "v2");
     assert!(world.pid_of("v1").is_none());
+}
+
+#[test]
+fn p9_a_switch_that_is_not_answered_is_not_taken_for_one_that_did_not_happen() {
+    let world = World::impatient("");
+    good(&world, "v1");
+    let old = world.pid_of("v1").unwrap();
+    // As with a worker that hangs and has the lock: others show the state, and change nothing.
+    world.module.at_the_next_switch(Accident::Stalled);
+    world.module.busy(&["POST", "DELETE"]);
+    let output = world.deploy("v2", &[]);
+    assert_eq!(output.code, 6, "{output:?}");
+    assert!(output.stdout.contains("`shunt switch web v2`"), "{output:?}");
+    assert!(is_running(old) && world.pid_of("v2").is_some(), "either may get the traffic");
+    world.module.busy(&[]);
+    world.module.let_go();
+    assert_eq!(world.module.active(), "v2");
+    assert!(world.pid_of("v2").is_some());
+    let output = world.shunt(&["rollback", "web"]);
+    assert_eq!(output.code, 0, "{output:?}");
+    assert_eq!(world.module.active(), "v1");
+    assert_eq!(world.pid_of("v1"), Some(old), "it was not stopped");
+    good(&world, "v3");
+}
+
+#[test]
+fn p9_a_daemon_that_is_killed_after_the_switch_drains_and_stops_at_its_next_start() {
+    let mut world = world();
+    good(&world, "v1");
+    let v1 = world.pid_of("v1").unwrap();
+    world.module.in_flight("v1", 1, 0);
+    let mut deploy = world.begin_deploy("v2", &[]);
+    until("the deploy drains", || {
+        let calls = world.module.calls();
+        calls.iter().any(|call| call.contains("wait=drained&release=v1")).then_some(())
+    });
+    world.end(Signal::KILL);
+    deploy.wait().unwrap();
+    assert!(is_running(v1));
+    world.module.in_flight("v1", 0, 0);
+    world.start();
+    until("v1 has ended", || (!is_running(v1)).then_some(()));
+    until("the daemon is idle", || world.status().filter(|status| status["job"].is_null()));
+    assert_eq!(world.module.names(), ["default", "v2"]);
+    assert_eq!(world.current(), "v2");
+    assert_eq!(world.shunt(&["rollback", "web"]).code, 0);
+    assert_eq!(world.module.active(), "v1");
+}
+
+#[test]
+fn p7_a_switch_that_comes_late_does_not_overwrite_the_one_that_was_ordered_again() {
+    let world = World::impatient("");
+    good(&world, "v1");
+    world.module.at_the_next_switch(Accident::Stalled);
+    good(&world, "v2");
+    world.module.switch("default");
+    world.module.let_go();
+    assert_eq!(world.module.active(), "default");
+}
+
+#[test]
+fn p9_what_nginx_cannot_forget_is_not_stopped() {
+    let world = World::impatient("");
+    good(&world, "v1");
+    world.module.at_the_next_switch(Accident::SomebodyFaster);
+    world.module.busy(&["DELETE"]);
+    let output = world.deploy("v2", &[]);
+    assert_eq!(output.code, 1, "{output:?}");
+    assert!(output.stdout.contains("\"v2\" is not stopped: NGINX refuses: another"), "{output:?}");
+    assert!(world.pid_of("v2").is_some());
+    assert!(world.path("web/releases/v2").exists());
+    world.module.busy(&[]);
+    good(&world, "v3");
+}
+
+#[test]
+fn nothing_is_stopped_that_nginx_cannot_be_asked_about() {
+    let world = World::impatient("");
+    good(&world, "v1");
+    let old = world.pid_of("v1").unwrap();
+    world.module.busy(&["GET /v1/upstreams/web?wait=drained"]);
+    let output = world.deploy("v2", &[]);
+    assert_eq!(output.code, 0, "{output:?}");
+    assert!(output.stdout.contains("\"v1\" is not stopped: NGINX refuses: another"), "{output:?}");
+    assert!(is_running(old));
+    assert_eq!((world.module.active(), world.current()), ("v2".to_owned(), "v2".to_owned()));
+    world.module.busy(&[]);
+    good(&world, "v3");
+    assert!(!is_running(old));
+}
+
+#[test]
+fn what_cannot_be_forgotten_as_the_previous_release_is_drained_all_the_same() {
+    let world = World::impatient("");
+    good(&world, "v1");
+    let old = world.pid_of("v1").unwrap();
+    world.module.in_flight("v1", 1, 0);
+    world.module.busy(&["DELETE /v1/upstreams/web/previous"]);
+    let deploy = world.begin_deploy("v2", &[]);
+    until("the deploy drains", || {
+        let calls = world.module.calls();
+        calls.iter().any(|call| call.contains("wait=drained&release=v1")).then_some(())
+    });
+    assert!(is_running(old), "it has a request");
+    world.module.in_flight("v1", 0, 0);
+    let output = output(deploy.wait_with_output().unwrap());
+    assert_eq!(output.code, 0, "{output:?}");
+    assert!(output.stdout.contains("stays the previous one"), "{output:?}");
+    assert!(!is_running(old));
+}
+
+#[test]
+fn a_module_that_is_busy_is_asked_again() {
+    let world = world();
+    good(&world, "v1");
+    world.module.busy(&["PUT"]);
+    let deploy = world.begin_deploy("v2", &[]);
+    until("it is asked again", || {
+        let calls = world.module.calls();
+        (calls.iter().filter(|call| call.ends_with("releases/v2")).count() > 1).then_some(())
+    });
+    world.module.busy(&[]);
+    assert_eq!(output(deploy.wait_with_output().unwrap()).code, 0);
+}
+
+/// Deploys v2 over v1, which has a request and a WebSocket; the test ends one of them.
+fn drain(limits: &str, end: impl FnOnce(&World)) -> Output {
+    let world = World::new(limits);
+    good(&world, "v1");
+    world.module.in_flight("v1", 1, 1);
+    let deploy = world.begin_deploy("v2", &[]);
+    until("the deploy drains", || {
+        let calls = world.module.calls();
+        calls.iter().any(|call| call.contains("wait=drained&release=v1")).then_some(())
+    });
+    end(&world);
+    let output = output(deploy.wait_with_output().unwrap());
+    assert_eq!(output.code, 0, "{output:?}");
+    output
+}
+
+#[test]
+fn a_request_is_waited_for_no_longer_because_there_is_a_websocket() {
+    let began = Instant::now();
+    let limits = "[drain]\ntimeout = \"60s\"\nupgraded_timeout = \"0s\"";
+    let output = drain(limits, |world| world.module.in_flight("v1", 0, 1));
+    assert!(output.stdout.contains("0 requests and 1 upgraded"), "{output:?}");
+    assert!(began.elapsed() < Duration::from_secs(60), "the request's limit was waited for");
+}
+
+#[test]
+fn a_request_that_hangs_is_waited_for_no_longer_because_websockets_may_stay() {
+    let began = Instant::now();
+    let limits = "[drain]\ntimeout = \"100ms\"\nupgraded_timeout = \"60s\"";
+    let output = drain(limits, |world| world.module.in_flight("v1", 1, 0));
+    assert!(output.stdout.contains("1 requests and 0 upgraded"), "{output:?}");
+    assert!(began.elapsed() < Duration::from_secs(60), "the WebSocket's limit was waited for");
 }
 
 #[test]
@@ -257,6 +416,31 @@ fn p8_what_runs_but_is_ill_is_not_switched_to_by_hand() {
 }
 
 #[test]
+fn a_busy_release_in_a_slot_does_not_hide_an_idle_one() {
+    let world = World::with_slots(3);
+    // Somebody switches away during the drain, so that each stays in its slot.
+    for (release, old) in [("v2", "v1"), ("v3", "v2")] {
+        if old == "v1" {
+            good(&world, "v1");
+        }
+        world.module.switch(old);
+        world.module.in_flight(old, 1, 0);
+        let deploy = world.begin_deploy(release, &[]);
+        until("it is active", || (world.module.active() == release).then_some(()));
+        world.module.switch("default");
+        world.module.in_flight(old, 0, 0);
+        assert_eq!(output(deploy.wait_with_output().unwrap()).code, 5);
+    }
+    let pids = ["v1", "v2", "v3"].map(|release| world.pid_of(release).unwrap());
+    world.module.in_flight("v1", 1, 0);
+    let output = world.deploy("v4", &[]);
+    assert_eq!(output.code, 0, "{output:?}");
+    assert!(is_running(pids[0]), "v1 has a request");
+    assert!(is_running(pids[1]), "a rollback went to v2");
+    assert!(!is_running(pids[2]), "v3 was idle");
+}
+
+#[test]
 fn a_release_cannot_take_the_name_of_one_of_nginx() {
     let world = world();
     let output = world.deploy("default", &[]);
@@ -284,6 +468,68 @@ fn p11_only_root_and_the_daemons_user_may_change_something() {
 }
 
 #[test]
+fn p11_others_see_that_a_release_is_refused_and_no_word_of_it() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("skipped: only root can be somebody else");
+        return;
+    }
+    let world = world();
+    let output = world.deploy("v1", &[("sick", "the password is x\n")]);
+    assert_eq!(output.code, 4, "{output:?}");
+    assert!(output.stdout.contains("| release v1 starts"), "{output:?}");
+    let events = world.events_as(65534, 1);
+    assert!(events.contains("not healthy within"), "{events}");
+    assert!(!events.contains("password") && !events.contains("v1 starts"), "{events}");
+    assert!(world.events_as(0, 1).contains("password"));
+}
+
+#[test]
+fn a_name_that_would_be_hidden_or_an_option_is_refused() {
+    let world = world();
+    for name in [".hid", "-x"] {
+        let from = world.path("web").display().to_string();
+        let release = format!("--release={name}");
+        std::fs::create_dir_all(&from).unwrap();
+        let output = world.shunt(&["deploy", "web", &release, "--from", &from]);
+        assert_eq!(output.code, 2, "{output:?}");
+        assert!(output.stderr.contains("cannot begin with"), "{output:?}");
+    }
+}
+
+#[test]
+fn whoever_reads_no_further_ends_a_command_quietly() {
+    let world = world();
+    let url = format!("http://{}/", world.free_address());
+    let socket = world.path("shuntd.sock").display().to_string();
+    let watch = ["watch", &url, "--rate", "1000", "--timeout", "1s"];
+    for args in [&watch[..], &["--socket", &socket, "status", "web"]] {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_shunt"));
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let output = command.args(args).stdout(writer).output().unwrap();
+        let output = world::output(output);
+        assert_eq!((output.code, output.stderr.as_str()), (141, ""), "{args:?}");
+    }
+}
+
+#[test]
+fn what_cannot_be_watched_is_refused_as_usage() {
+    let world = world();
+    let url = "http://127.0.0.1/";
+    for args in [
+        &["http://127.0.0.1:99999/"][..],
+        &["http://127.0.0.1:x/"],
+        &["https://127.0.0.1/"],
+        &[url, "--header", "X Y"],
+        &[url, "--post", "echo"],
+        &[url, "--websocket", "/a b"],
+    ] {
+        let output = world.shunt(&[&["watch", "--count", "1"], args].concat());
+        assert_eq!(output.code, 2, "{args:?} {output:?}");
+    }
+}
+
+#[test]
 fn as_a_unit_of_systemd_it_takes_the_socket_and_tells_when_it_is_ready() {
     use command_fds::{CommandFdExt, FdMapping};
     let mut world = world();
@@ -293,18 +539,26 @@ fn as_a_unit_of_systemd_it_takes_the_socket_and_tells_when_it_is_ready() {
     let ready = std::os::unix::net::UnixDatagram::bind(&notify).unwrap();
     let mut command = std::process::Command::new("/bin/sh");
     command
-        .args(["-c", "LISTEN_PID=$$ exec \"$@\"", "sh", env!("CARGO_BIN_EXE_shuntd")])
+        .args([
+            "-c",
+            "LISTEN_PID=$$ WATCHDOG_PID=$$ exec \"$@\"",
+            "sh",
+            env!("CARGO_BIN_EXE_shuntd"),
+        ])
         .arg("--config")
         .arg(world.path("apps"))
         .arg("--state")
         .arg(world.path("state"))
         .env("LISTEN_FDS", "1")
+        .env("WATCHDOG_USEC", "200000")
         .env("NOTIFY_SOCKET", &notify);
     let mapping = FdMapping { parent_fd: listener.try_clone().unwrap().into(), child_fd: 3 };
     let mut daemon = command.fd_mappings(vec![mapping]).unwrap().spawn().unwrap();
     let mut told = [0; 100];
     let n = ready.recv(&mut told).unwrap();
     assert!(String::from_utf8_lossy(&told[..n]).contains("READY=1"));
+    let n = ready.recv(&mut told).unwrap();
+    assert!(String::from_utf8_lossy(&told[..n]).contains("WATCHDOG=1"));
     let output = world.shunt(&["status", "--socket", &socket.display().to_string()]);
     assert_eq!(output.code, 0, "{output:?}");
     kill_process(pid(daemon.id()), Signal::TERM).unwrap();

@@ -1,5 +1,6 @@
 //! The command line of Shunt.
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -10,7 +11,10 @@ async fn main() -> ExitCode {
     match cli::run(Cli::parse()).await {
         Ok(code) => ExitCode::from(code),
         Err(failure) => {
-            eprintln!("shunt: {failure}");
+            if !failure.text.is_empty() {
+                // There is nobody else to tell.
+                let _ = writeln!(std::io::stderr(), "shunt: {failure}");
+            }
             ExitCode::from(failure.code)
         }
     }

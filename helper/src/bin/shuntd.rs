@@ -77,6 +77,7 @@ async fn run(args: Args) -> Result<(), (u8, String)> {
     eprintln!("shuntd: {} applications, listening on {place}", shared.apps.len());
     // Tells systemd, when it asked to be told.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+    tokio::spawn(feed_watchdog());
     tokio::select! {
         result = server => result.map_err(|e| failed(e.to_string()))?,
         _ = terminate.recv() => {}
@@ -91,6 +92,17 @@ async fn run(args: Args) -> Result<(), (u8, String)> {
         let _ = std::fs::remove_file(socket);
     }
     Ok(())
+}
+
+/// Tells systemd that the daemon does not hang, twice as often as it asks for (`sd_watchdog_enabled(3)`).
+async fn feed_watchdog() {
+    let Some(limit) = sd_notify::watchdog_enabled() else { return };
+    let mut ticks = tokio::time::interval(limit / 2);
+    loop {
+        ticks.tick().await;
+        // If nobody listens, nobody waits.
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
+    }
 }
 
 /// Takes the socket that systemd has opened (`sd_listen_fds(3)`); it stays systemd's.

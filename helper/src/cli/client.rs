@@ -84,8 +84,12 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// [`Failure`] when the daemon goes away.
-    pub async fn follow(&self, job: u64, mut each: impl FnMut(&Event)) -> Result<(), Failure> {
+    /// [`Failure`] when the daemon goes away, or that of `each`.
+    pub async fn follow(
+        &self,
+        job: u64,
+        mut each: impl FnMut(&Event) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
         let lost = |e: &dyn std::fmt::Display| {
             Failure::new(exit::UNREACHABLE, format!("shuntd is gone: {e}"))
         };
@@ -105,7 +109,7 @@ impl Client {
                 let line = text.split_to(end + 1);
                 if let Some(data) = line.strip_prefix(b"data: ") {
                     let event = serde_json::from_slice(data).map_err(|e| lost(&e))?;
-                    each(&event);
+                    each(&event)?;
                 }
             }
         }

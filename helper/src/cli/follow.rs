@@ -1,7 +1,7 @@
 //! Shows a job as it goes: one line for each step, with its time. On a terminal, a spinner shows what
 //! runs.
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -19,24 +19,22 @@ pub async fn run(client: &Client, started: &Started, json: bool) -> Result<u8, F
     let mut outcome = None;
     let mut screen = Screen::new();
     let show = |event: &Event| {
-        if json {
-            println!("{}", serde_json::to_string(event).unwrap_or_default());
-        } else {
-            screen.show(event);
-        }
         if let What::Ended { outcome: how, .. } = &event.what {
             outcome = Some(*how);
         }
+        if json { super::print(super::json(event)) } else { screen.show(event) }
     };
     tokio::select! {
         result = client.follow(started.job, show) => result?,
         _ = tokio::signal::ctrl_c() => {
             screen.clear();
-            eprintln!(
+            let said = format!(
                 "job {} for \"{}\" goes on in shuntd; `shunt status` shows it",
                 started.job, started.release
             );
-            return Ok(130);
+            // There is nobody else to tell.
+            let _ = writeln!(std::io::stderr(), "{said}");
+            return Ok(exit::INTERRUPTED);
         }
     }
     let lost = || Failure::new(exit::UNREACHABLE, "shuntd ended before the job did");
@@ -69,7 +67,7 @@ impl Screen {
         }
     }
 
-    fn show(&mut self, event: &Event) {
+    fn show(&mut self, event: &Event) -> Result<(), Failure> {
         // It makes room for what is known now.
         self.clear();
         if let What::Step { step, note } = &event.what
@@ -77,9 +75,7 @@ impl Screen {
         {
             self.spinner = spinner(format!("{step:<8} {note}"));
         }
-        for line in self.lines(event) {
-            println!("{line}");
-        }
+        self.lines(event).into_iter().try_for_each(|line| super::print(line + "\n"))
     }
 
     fn paint(&self, code: &str, text: &str) -> String {

@@ -36,8 +36,11 @@ Exit codes:
   2  usage or configuration
   4  the release did not become healthy; nothing was switched
   5  somebody else switched to another release meanwhile
+  6  NGINX did not answer the order to switch: which release serves is not known, both run
   7  another job runs for this application
-  8  shuntd or NGINX cannot be reached";
+  8  shuntd or NGINX cannot be reached
+  130  Ctrl-C; a job goes on in shuntd
+  141  nobody reads the output any more; a job goes on in shuntd";
 
 /// The commands.
 #[derive(Debug, Subcommand)]
@@ -70,6 +73,28 @@ impl Failure {
     pub fn new(code: u8, text: impl std::fmt::Display) -> Self {
         Self { code, text: text.to_string() }
     }
+}
+
+/// Writes to the standard output.
+///
+/// # Errors
+///
+/// [`Failure`]; one without a text when nobody reads it any more, as with `| head`.
+pub fn print(text: impl std::fmt::Display) -> Result<(), Failure> {
+    use std::io::{ErrorKind, Write};
+    let mut out = std::io::stdout().lock();
+    write!(out, "{text}").and_then(|()| out.flush()).map_err(|error| match error.kind() {
+        ErrorKind::BrokenPipe => Failure::new(wire::exit::UNREAD, ""),
+        _ => Failure::new(
+            wire::exit::FAILED,
+            format!("cannot write to the standard output: {error}"),
+        ),
+    })
+}
+
+/// One line of JSON.
+fn json(value: &impl serde::Serialize) -> String {
+    serde_json::to_string(value).unwrap_or_default() + "\n"
 }
 
 /// Runs a command and gives its exit code.

@@ -24,11 +24,7 @@ pub async fn run(client: &Client, args: &Args, json: bool) -> Result<u8, Failure
         None => client.get::<Apps>("/v1/apps").await?.apps,
     };
     for app in &apps {
-        if json {
-            println!("{}", serde_json::to_string(app).unwrap_or_default());
-        } else {
-            print!("{}", show(app));
-        }
+        super::print(if json { super::json(app) } else { show(app) })?;
     }
     let reached = apps.iter().all(|app| app.nginx_error.is_none());
     Ok(if reached { exit::DONE } else { exit::UNREACHABLE })

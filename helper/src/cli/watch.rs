@@ -15,10 +15,10 @@ pub struct Args {
     /// The URL to ask for: http:// and an IP address or localhost.
     pub url: String,
     /// A path to POST to; what is answered must not be an error.
-    #[arg(long)]
+    #[arg(long, value_parser = path)]
     pub post: Option<String>,
     /// A path with a WebSocket that gets back what it sends.
-    #[arg(long)]
+    #[arg(long, value_parser = path)]
     pub websocket: Option<String>,
     /// How long a WebSocket is kept open; then it is closed, and another one opened.
     #[arg(long, default_value = "5s")]
@@ -36,8 +36,18 @@ pub struct Args {
     #[arg(long, default_value = "10s")]
     pub timeout: NginxTime,
     /// The header that names the release.
-    #[arg(long, default_value = "X-Release")]
+    #[arg(long, default_value = "X-Release", value_parser = header)]
     pub header: String,
+}
+
+fn path(text: &str) -> Result<String, String> {
+    let path = text.parse::<http::uri::PathAndQuery>().ok().filter(|_| text.starts_with('/'));
+    path.map(|path| path.to_string()).ok_or_else(|| "a path begins with \"/\"".to_owned())
+}
+
+fn header(text: &str) -> Result<String, String> {
+    let name = text.parse::<http::HeaderName>();
+    name.map(|_| text.to_owned()).map_err(|_| "is not a header's name".to_owned())
 }
 
 /// Runs it.
@@ -59,24 +69,26 @@ pub async fn run(args: Args, json: bool) -> Result<u8, Failure> {
         header: args.header,
     };
     let limit = args.duration.map_or(Duration::MAX, NginxTime::duration);
+    let unread = tokio::sync::Notify::new();
     let stop = async {
         tokio::select! {
             () = tokio::time::sleep(limit) => {}
+            () = unread.notified() => {}
             _ = tokio::signal::ctrl_c() => {}
         }
     };
+    let mut printed = Ok(());
     let show = |noticed: &Noticed| {
-        if json {
-            println!("{}", serde_json::to_string(noticed).unwrap_or_default());
-        } else {
-            println!("{noticed}");
+        let line = if json { super::json(noticed) } else { format!("{noticed}\n") };
+        if printed.is_ok() {
+            printed = super::print(line);
+            if printed.is_err() {
+                unread.notify_one();
+            }
         }
     };
     let verdict = watch::run(options, stop, show).await;
-    if json {
-        println!("{}", serde_json::to_string(&verdict).unwrap_or_default());
-    } else {
-        print!("{verdict}");
-    }
+    printed?;
+    super::print(if json { super::json(&verdict) } else { verdict.to_string() })?;
     Ok(if verdict.is_good() { exit::DONE } else { exit::FAILED })
 }

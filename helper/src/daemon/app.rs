@@ -7,7 +7,7 @@ use shunt_api::{Address, ReleaseName};
 use tokio::sync::{Mutex, watch};
 
 use crate::config;
-use crate::daemon::state::{self, Remembered};
+use crate::daemon::state::{self, Remembered, Underway};
 use crate::deploy::releases::Releases;
 use crate::nginx::Client;
 use crate::runner::leftover::Identity;
@@ -74,7 +74,7 @@ impl App {
     }
 
     /// Takes over what an earlier daemon left running when it was killed. What cannot be taken over
-    /// and is not needed any more would only hold its slot.
+    /// stays as it is, see [`App::end_leftovers`].
     pub async fn adopt(&self) {
         let remembered = self.inner.lock().await.remembered.slots.clone();
         for state::Slot { slot, release, process } in remembered {
@@ -207,11 +207,33 @@ impl App {
         found.map(|(_, _, process)| (process.watch(), process.log().clone()))
     }
 
-    /// NGINX has switched.
-    pub async fn switched(&self, release: &ReleaseName, from: Option<&ReleaseName>) {
+    /// A job begins: written down before it does anything.
+    pub async fn begin(&self, job: Underway) {
         let mut inner = self.inner.lock().await;
-        if let Some(from) = from.filter(|from| *from != release) {
-            inner.remembered.previous = Some(from.clone());
+        inner.remembered.underway = Some(job);
+        inner.save();
+    }
+
+    /// The job that is under way has ended.
+    pub async fn end(&self) {
+        let mut inner = self.inner.lock().await;
+        inner.remembered.underway = None;
+        inner.save();
+    }
+
+    /// The job that is written down: when none runs, it was cut off.
+    pub async fn underway(&self) -> Option<Underway> {
+        self.inner.lock().await.remembered.underway.clone()
+    }
+
+    /// Draws the conclusion from which release NGINX has active: if the job that is under way has
+    /// switched to it, a rollback goes to where it came from.
+    pub async fn settle(&self, active: Option<&ReleaseName>) {
+        let mut inner = self.inner.lock().await;
+        let Some(job) = &inner.remembered.underway else { return };
+        let from = job.old.clone().filter(|_| active == Some(&job.release));
+        if from.is_some() && inner.remembered.previous != from {
+            inner.remembered.previous = from;
             inner.save();
         }
     }
@@ -237,9 +259,11 @@ impl App {
         Some(Occupant { slot: slot.slot.clone(), process: slot.process })
     }
 
-    /// The release that was started last, of those that are remembered.
+    /// A release that an earlier daemon had something to do with; `None` when there is none.
     pub async fn last_remembered(&self) -> Option<ReleaseName> {
-        self.inner.lock().await.remembered.slots.last().map(|s| s.release.clone())
+        let inner = self.inner.lock().await;
+        let slot = inner.remembered.slots.last().map(|s| s.release.clone());
+        slot.or_else(|| inner.remembered.underway.as_ref().map(|job| job.release.clone()))
     }
 
     /// Ends what an earlier daemon left running and could not be taken over, except for one

@@ -90,11 +90,6 @@ impl Jobs {
         lock(&self.inner).running(app).map(|job| job.status())
     }
 
-    /// Whether any job runs.
-    pub fn is_idle(&self) -> bool {
-        lock(&self.inner).jobs.iter().all(|job| job.events.borrow().ended)
-    }
-
     /// Follows a job.
     pub fn follow(&self, id: u64) -> Option<watch::Receiver<Events>> {
         let inner = lock(&self.inner);

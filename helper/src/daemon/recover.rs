@@ -6,6 +6,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use shunt_api::ReleaseName;
+
 use crate::daemon::app::App;
 use crate::daemon::jobs::{Jobs, Reporter};
 use crate::daemon::routes::Shared;
@@ -39,7 +41,9 @@ impl Recovery {
             match app.nginx.state().await {
                 Ok(state) => {
                     let active = state.active;
+                    app.settle(active.as_ref()).await;
                     app.end_leftovers(active.as_ref()).await;
+                    self.take_back(active.as_ref()).await;
                     let remembered = match &active {
                         Some(active) => app.remembered(active).await.is_some(),
                         None => false,
@@ -67,6 +71,24 @@ impl Recovery {
                 }
             }
             tokio::time::sleep(RETRY).await;
+        }
+    }
+
+    /// Takes back what was begun when the daemon ended and is not active. The next job decides about
+    /// what cannot be taken back.
+    async fn take_back(&self, active: Option<&ReleaseName>) {
+        let app = &self.app;
+        let Some(job) = app.underway().await else { return };
+        if active == Some(&job.release) || job.ran || job.kind == JobKind::Switch {
+            return;
+        }
+        let (name, release) = (&app.config.name, &job.release);
+        match Job::take_back(app, &job).await {
+            Ok(()) => {
+                eprintln!("shuntd: {name}: the {} of \"{release}\" is taken back", job.kind);
+                app.end().await;
+            }
+            Err(why) => eprintln!("shuntd: {name}: {why}"),
         }
     }
 }

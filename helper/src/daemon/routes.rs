@@ -15,11 +15,14 @@ use axum::{Json, Router};
 use futures_util::stream::{self, Stream};
 use shunt_api::{Problem, ReleaseName};
 use tokio::net::UnixListener;
+use tokio::sync::watch;
 
 use crate::daemon::app::App;
 use crate::daemon::jobs::{Events, Jobs};
 use crate::deploy::engine::Job;
-use crate::wire::{AppStatus, Apps, DeployRequest, JobKind, JobStatus, Started, SwitchRequest};
+use crate::wire::{
+    AppStatus, Apps, DeployRequest, JobKind, JobStatus, Started, SwitchRequest, What,
+};
 
 /// What the routes share.
 pub struct Shared {
@@ -127,7 +130,11 @@ async fn deploy(
         Some(release) => release,
         None => unused_name(&app)?,
     };
-    if release.as_str().starts_with('.') || app.releases.of(&release).exists() {
+    if release.as_str().starts_with(['.', '-']) {
+        let detail = format!("release \"{release}\" cannot begin with \".\" or \"-\"");
+        return Err(Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, detail));
+    }
+    if app.releases.of(&release).exists() {
         let detail = format!("release \"{release}\" exists already, choose another name");
         return Err(Refusal::new(StatusCode::CONFLICT, detail));
     }
@@ -151,6 +158,10 @@ async fn rollback(
 ) -> Answer<(StatusCode, Json<Started>)> {
     may_change(peer)?;
     let app = shared.app(&name)?.clone();
+    // A switch whose end was not known may have come true.
+    if let Ok(state) = app.nginx.state().await {
+        app.settle(state.active.as_ref()).await;
+    }
     let Some(release) = app.previous().await else {
         let detail = format!("{name} has no previous release to go back to");
         return Err(Refusal::new(StatusCode::CONFLICT, detail));
@@ -226,6 +237,7 @@ fn begin(
 /// The events of a job as a stream (SSE), after the one that `Last-Event-ID` names.
 async fn events(
     State(shared): State<Arc<Shared>>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
     Path(job): Path<u64>,
     headers: HeaderMap,
 ) -> Answer<Sse<impl Stream<Item = Result<sse::Event, Infallible>>>> {
@@ -233,12 +245,20 @@ async fn events(
         Refusal::new(StatusCode::NOT_FOUND, format!("no job {job} is remembered"))
     })?;
     let seen = headers.get("last-event-id").and_then(|id| id.to_str().ok()?.parse().ok());
-    let stream = stream::unfold((follow, seen.unwrap_or(0)), |(mut follow, seen)| async move {
+    // What an application writes may be nobody else's business.
+    let all = may_change(peer).is_ok();
+    let next = move |(mut follow, seen): (watch::Receiver<Events>, usize)| async move {
         let has_more = |events: &Events| events.ended || events.list.len() > seen;
-        let event = follow.wait_for(has_more).await.ok()?.list.get(seen).cloned()?;
+        let mut event = follow.wait_for(has_more).await.ok()?.list.get(seen).cloned()?;
+        if let What::Failed { lines, .. } = &mut event.what
+            && !all
+        {
+            lines.clear();
+        }
         let text = serde_json::to_string(&event).unwrap_or_default();
         let sse = sse::Event::default().id(event.id.to_string()).data(text);
         Some((Ok(sse), (follow, seen + 1)))
-    });
+    };
+    let stream = stream::unfold((follow, seen.unwrap_or(0)), next);
     Ok(Sse::new(stream).keep_alive(sse::KeepAlive::default()))
 }

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use shunt_api::{Address, ReleaseName};
 
 use crate::runner::leftover::Identity;
+use crate::wire::JobKind;
 
 /// The content of the file.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -17,6 +18,24 @@ pub struct Remembered {
     pub previous: Option<ReleaseName>,
     /// Which release is in which slot.
     pub slots: Vec<Slot>,
+    /// The job that runs; one that was cut off, or has ended without knowing how, stays until the
+    /// next one.
+    #[serde(default)]
+    pub underway: Option<Underway>,
+}
+
+/// A job in the file, written down before it does anything.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Underway {
+    /// What it is.
+    pub kind: JobKind,
+    /// The release that it switches to.
+    pub release: ReleaseName,
+    /// The release that it switches from.
+    pub old: Option<ReleaseName>,
+    /// Whether the release ran before, so that the job has nothing to undo.
+    pub ran: bool,
 }
 
 /// A slot in the file.
@@ -78,6 +97,12 @@ mod tests {
                 release: ReleaseName::new("v2").unwrap(),
                 process: Some(Identity { pid: 7, start: 8 }),
             }],
+            underway: Some(Underway {
+                kind: JobKind::Deploy,
+                release: ReleaseName::new("v2").unwrap(),
+                old: None,
+                ran: false,
+            }),
         };
         state.write(&path).unwrap();
         assert_eq!(Remembered::read(&path).unwrap(), state);

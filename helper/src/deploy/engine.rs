@@ -6,6 +6,7 @@ use shunt_api::{Address, ReleaseName, Source, Upstream};
 
 use crate::daemon::app::App;
 use crate::daemon::jobs::Reporter;
+use crate::daemon::state::Underway;
 use crate::deploy::plan::{Event, Phase, Plan};
 use crate::nginx::NginxError;
 use crate::runner::leftover::Identity;
@@ -29,6 +30,17 @@ impl Failure {
         let now = active.map_or("none", ReleaseName::as_str);
         let why = format!("somebody else has switched to \"{now}\" meanwhile");
         Self { event: Event::Overruled, why, lines: Vec::new() }
+    }
+
+    /// NGINX got the order to switch, and it is not known whether it has done so, or still will.
+    pub(super) fn uncertain(release: &ReleaseName, error: &NginxError) -> Self {
+        let why = format!("it is not known whether NGINX has switched to \"{release}\": {error}");
+        Self { event: Event::Uncertain, why, lines: Vec::new() }
+    }
+
+    /// The same, and what it means.
+    pub(super) fn about(self, what: &str) -> Self {
+        Self { why: format!("{what}: {}", self.why), ..self }
     }
 }
 
@@ -57,6 +69,8 @@ pub struct Job<'a> {
     pub(super) announced: bool,
     /// Whether it ran when the job began.
     pub(super) proven: bool,
+    /// Whether the old release had something in flight at the limit of its drain.
+    pub(super) cut: bool,
     /// A process of the release that an earlier daemon left and that could not be taken over.
     pub(super) leftover: Option<Identity>,
 }
@@ -89,6 +103,7 @@ impl<'a> Job<'a> {
             slot: None,
             announced: false,
             proven: false,
+            cut: false,
             leftover: None,
         }
     }
@@ -107,18 +122,37 @@ impl<'a> Job<'a> {
                 if let Err(failure) = self.may_be_made(&state) {
                     return self.end(report, failure);
                 }
-                self.old = state.active.filter(|active| *active != self.release);
+                self.app.settle(state.active.as_ref()).await;
+                self.old = match self.kind {
+                    // What the job that was cut off has left to be drained and stopped.
+                    JobKind::Recover => self.left_behind().await,
+                    _ => state.active.filter(|active| *active != self.release),
+                };
             }
             Err(error) => return self.end(report, Failure::from(error)),
         }
         self.slot = self.app.slot_of(&self.release).await;
         self.proven = self.slot.is_some();
         let plan = Plan { kind: self.kind, runs: self.proven, has_old: self.old.is_some() };
+        if self.kind != JobKind::Recover {
+            let (kind, release, old) = (self.kind, self.release.clone(), self.old.clone());
+            self.app.begin(Underway { kind, release, old, ran: self.proven }).await;
+        }
         let mut phase = plan.begin();
         let mut failure = None;
         loop {
             let step = match phase {
-                Phase::Ended(outcome) => return self.conclude(report, outcome, failure),
+                Phase::Ended(outcome) => {
+                    // One without a known end is settled by the next look at NGINX, and what cannot
+                    // be finished now is tried again at the next start.
+                    if match self.kind {
+                        JobKind::Recover => outcome == Outcome::Done,
+                        _ => outcome != Outcome::Uncertain,
+                    } {
+                        self.app.end().await;
+                    }
+                    return self.conclude(report, outcome, failure);
+                }
                 Phase::At(step, _) => step,
             };
             let start = Instant::now();
@@ -135,7 +169,24 @@ impl<'a> Job<'a> {
                     event
                 }
             };
+            self.cut |= event == Event::Limit;
             phase = plan.step(phase, event);
+        }
+    }
+
+    /// The release that a job was to drain and stop when it was cut off after its switch.
+    async fn left_behind(&self) -> Option<ReleaseName> {
+        let job = self.app.underway().await?;
+        let stops = job.kind != JobKind::Switch && job.release == self.release;
+        job.old.filter(|_| stops)
+    }
+
+    /// Takes back a job that was cut off before its switch, as far as that is still possible.
+    pub async fn take_back(app: &'a App, job: &Underway) -> Result<(), String> {
+        let new = Self::new(app, job.kind, job.release.clone(), None);
+        match (Self { announced: true, ..new }).undo().await {
+            Ok(_) => Ok(()),
+            Err(failure) => Err(failure.why),
         }
     }
 
@@ -161,7 +212,8 @@ impl<'a> Job<'a> {
     fn end(self, report: &Reporter, failure: Failure) -> Outcome {
         let outcome = match failure.event {
             Event::Failed(outcome) => outcome,
-            Event::Done | Event::Uncertain | Event::Overruled => Outcome::Unreachable,
+            Event::Uncertain => Outcome::Uncertain,
+            Event::Done | Event::Limit | Event::Overruled => Outcome::Unreachable,
         };
         self.conclude(report, outcome, Some(failure.why))
     }
@@ -183,6 +235,14 @@ impl<'a> Job<'a> {
             (Outcome::Unreachable, why) => {
                 let why = why.unwrap_or_default();
                 format!("{app}: {why}; `shunt status {app}` shows which release serves")
+            }
+            (Outcome::Uncertain, why) => {
+                let why = why.unwrap_or_default();
+                format!(
+                    "{app}: {why}; nothing was stopped, so either release can serve; `shunt status \
+                     {app}` shows which one does, `shunt switch {app} {release}` or the next deploy \
+                     settles it"
+                )
             }
             (Outcome::Overruled, why) => {
                 let why = why.unwrap_or_default();

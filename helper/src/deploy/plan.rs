@@ -23,8 +23,11 @@ pub enum Event {
     Done,
     /// It failed, and nothing of it is left.
     Failed(Outcome),
-    /// It may have happened or not: NGINX got the order to switch and did not answer.
+    /// It may have happened or not, or may still happen: NGINX got the order to switch and did not
+    /// answer.
     Uncertain,
+    /// It was waited for up to its limit, and no longer.
+    Limit,
     /// NGINX sends requests to another release than the job believes: somebody else has switched.
     Overruled,
 }
@@ -79,12 +82,13 @@ impl Plan {
                 }
             }
             // Before the switch nothing was taken from anybody, so it is as any failure.
-            (Step::Fetch | Step::Start | Step::Health | Step::Switch, Event::Overruled) => {
-                self.step(phase, Event::Failed(Outcome::Failed))
-            }
+            (
+                Step::Fetch | Step::Start | Step::Health | Step::Switch,
+                Event::Overruled | Event::Limit,
+            ) => self.step(phase, Event::Failed(Outcome::Failed)),
             // Either release may be the active one, so both have to stay.
             (Step::Fetch | Step::Start | Step::Health | Step::Switch, Event::Uncertain) => {
-                Phase::Ended(Outcome::Unreachable)
+                Phase::Ended(Outcome::Uncertain)
             }
             (Step::Switch, Event::Done) if self.kind == JobKind::Switch || !self.has_old => {
                 at(Step::Publish)
@@ -94,7 +98,9 @@ impl Plan {
             (Step::Drain | Step::Stop | Step::Publish | Step::Prune, Event::Overruled) => {
                 Phase::Ended(Outcome::Overruled)
             }
-            (Step::Drain, _) => at(Step::Stop),
+            (Step::Drain, Event::Done | Event::Limit) => at(Step::Stop),
+            // Nobody knows what the old release has in flight, so it stays.
+            (Step::Drain, Event::Failed(_) | Event::Uncertain) => at(Step::Publish),
             (Step::Stop, _) => at(Step::Publish),
             (Step::Publish, _) if self.kind == JobKind::Deploy => at(Step::Prune),
             (Step::Publish | Step::Prune, _) => Phase::Ended(Outcome::Done),
@@ -107,11 +113,12 @@ impl Plan {
 mod tests {
     use super::*;
 
-    const EVENTS: [Event; 5] = [
+    const EVENTS: [Event; 6] = [
         Event::Done,
         Event::Failed(Outcome::Failed),
         Event::Failed(Outcome::Unhealthy),
         Event::Uncertain,
+        Event::Limit,
         Event::Overruled,
     ];
 
@@ -138,12 +145,12 @@ mod tests {
         for kind in [JobKind::Deploy, JobKind::Rollback, JobKind::Switch, JobKind::Recover] {
             for (runs, has_old) in [(false, false), (false, true), (true, false), (true, true)] {
                 // A release that is switched to by hand runs, and one that is new does not; one that
-                // has to run again is the active one.
+                // has to run again is the active one, of which a job may have left an old one.
                 let possible = match kind {
                     JobKind::Deploy => !runs,
                     JobKind::Rollback => true,
                     JobKind::Switch => runs,
-                    JobKind::Recover => !runs && !has_old,
+                    JobKind::Recover => !runs,
                 };
                 if !possible {
                     continue;
@@ -174,6 +181,16 @@ mod tests {
                     assert!(way[..at].contains(&(Step::Switch, Event::Done)), "{plan:?} {way:?}");
                 }
             }
+        });
+    }
+
+    #[test]
+    fn the_old_release_is_stopped_only_when_it_is_drained_or_its_limit_is_reached() {
+        every_way(|plan, way, _| {
+            let Some(stop) = at(way, Step::Stop) else { return };
+            let (step, event) = way[stop - 1];
+            assert_eq!(step, Step::Drain, "{plan:?} {way:?}");
+            assert!(matches!(event, Event::Done | Event::Limit), "{plan:?} {way:?}");
         });
     }
 
@@ -212,7 +229,7 @@ mod tests {
         every_way(|plan, way, outcome| {
             if let Some(undo) = at(way, Step::Undo) {
                 let why = match way[undo - 1].1 {
-                    Event::Overruled => Event::Failed(Outcome::Failed),
+                    Event::Overruled | Event::Limit => Event::Failed(Outcome::Failed),
                     event => event,
                 };
                 assert_eq!(why, Event::Failed(outcome), "{plan:?} {way:?}");

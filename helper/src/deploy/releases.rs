@@ -91,7 +91,32 @@ impl Releases {
                 _ => {}
             }
         }
+        self.prune_logs(keep)?;
         Ok(out)
+    }
+
+    /// Removes logs of releases that are no more, as of refused ones, but for the latest `keep`.
+    ///
+    /// # Errors
+    ///
+    /// What the system says of the first that cannot be removed.
+    pub fn prune_logs(&self, keep: usize) -> io::Result<()> {
+        let entries = match std::fs::read_dir(self.root.join("log")) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            entries => entries?,
+        };
+        let mut found = Vec::new();
+        for entry in entries {
+            let entry = entry?;
+            let name = entry.file_name();
+            let name = name.to_str().and_then(|n| ReleaseName::new(n.strip_suffix(".log")?).ok());
+            if name.is_some_and(|name| !self.of(&name).exists()) {
+                found.push((entry.metadata()?.modified()?, entry.path()));
+            }
+        }
+        found.sort();
+        let too_many = found.len().saturating_sub(keep);
+        found.iter().take(too_many).try_for_each(|(_, log)| std::fs::remove_file(log))
     }
 }
 
@@ -153,6 +178,22 @@ mod tests {
         std::fs::remove_file(&current).unwrap();
         std::fs::create_dir(&current).unwrap();
         assert!(releases.publish(&name(0)).unwrap_err().to_string().contains("not a link"));
+    }
+
+    #[test]
+    fn logs_of_refused_releases_go_but_for_the_latest() {
+        let tmp = tempfile::tempdir().unwrap();
+        let releases = Releases::new(tmp.path());
+        std::fs::create_dir_all(releases.of(&name(0))).unwrap();
+        std::fs::create_dir(tmp.path().join("log")).unwrap();
+        for i in 0..5 {
+            let log = std::fs::File::create(releases.log(&name(i))).unwrap();
+            let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1000 + i as u64);
+            log.set_modified(time).unwrap();
+        }
+        releases.prune_logs(2).unwrap();
+        let left: Vec<_> = (0..5).filter(|i| releases.log(&name(*i)).exists()).collect();
+        assert_eq!(left, [0, 3, 4]);
     }
 
     #[test]

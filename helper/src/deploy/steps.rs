@@ -2,20 +2,26 @@
 
 use std::time::{Duration, Instant};
 
-use shunt_api::{Address, ReleaseName, Source, Upstream};
+use shunt_api::{Address, InFlight, ReleaseName, Source};
 use tokio::sync::watch;
 
 use crate::config;
 use crate::deploy::engine::{Done, Failure, Job};
 use crate::deploy::plan::Event;
 use crate::health;
-use crate::nginx::NginxError;
+use crate::nginx::AGAIN;
 use crate::runner::process::State;
 use crate::source::folder;
 use crate::wire::{JobKind, Outcome};
 
 /// How many lines of a log explain a failure.
 const LOG_LINES: usize = 30;
+
+/// For how many times the limit of a call an order is given that NGINX does not answer.
+const PATIENCE: u32 = 3;
+
+/// How often to look for what NGINX cannot be waited for.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// How long NGINX may take to see that the connections to a stopped process are broken.
 const SWEEP: Duration = Duration::from_secs(5);
@@ -24,7 +30,9 @@ impl Job<'_> {
     pub(super) async fn fetch(&self) -> Done {
         let Some(from) = self.from.clone() else { return Ok(String::new()) };
         let (releases, release) = (self.app.releases.folder(), self.release.clone());
-        let copy = tokio::task::spawn_blocking(move || folder::fetch(&from, &releases, &release));
+        let group = self.app.config.run.user.as_ref().map(|user| user.gid);
+        let fetch = move || folder::fetch(&from, &releases, &release, group);
+        let copy = tokio::task::spawn_blocking(fetch);
         let to = copy
             .await
             .map_err(|e| Failure::new(Outcome::Failed, e))?
@@ -82,10 +90,14 @@ impl Job<'_> {
             return Ok(slot);
         }
         let state = self.app.nginx.state().await?;
-        let idle = self.app.occupants().await.into_iter().find(|(_, release)| {
-            state.active.as_ref() != Some(release) && *release != self.release
-        });
-        let Some((slot, release)) = idle else {
+        let previous = self.app.previous().await;
+        let in_flight =
+            |release: &ReleaseName| state.release(release.as_str()).map(|r| r.in_flight.total());
+        let mut idle = self.app.occupants().await;
+        idle.retain(|(_, r)| state.active.as_ref() != Some(r) && *r != self.release);
+        // What is idle first, and what a rollback goes to last.
+        idle.sort_by_key(|(_, r)| (in_flight(r), previous.as_ref() == Some(r)));
+        let Some((slot, release)) = idle.into_iter().next() else {
             return Err(Failure::new(Outcome::Failed, "no slot is free"));
         };
         if state.release(release.as_str()).is_some() {
@@ -93,14 +105,13 @@ impl Job<'_> {
             if state.previous.as_ref() == Some(&release) {
                 self.app.nginx.forget_previous().await?;
             }
-            let state = self.app.nginx.drained(&release, limit).await?;
-            let left = state.release(release.as_str()).map_or(0, |r| r.in_flight.total());
+            self.app.nginx.drained(&release, limit).await?;
+            // Refused if somebody has switched to it meanwhile.
+            let left = self.forget(&release).await?;
             if left > 0 {
                 let why = format!("no slot is free: \"{release}\" has {left} in flight in {slot}");
                 return Err(Failure::new(Outcome::Failed, why));
             }
-            // Refused if somebody has switched to it meanwhile.
-            self.forget(&release).await?;
         }
         self.app.stop(&slot).await;
         Ok(slot)
@@ -119,8 +130,8 @@ impl Job<'_> {
         let waited = health::wait(&config, slot, &self.release, watch, restarts).await;
         waited.map_err(|error| Failure {
             event: Event::Failed(Outcome::Unhealthy),
-            why: error.to_string(),
-            lines: log.last_lines(LOG_LINES),
+            why: error.brief(),
+            lines: std::iter::once(error.last()).chain(log.last_lines(LOG_LINES)).collect(),
         })?;
         Ok(if passes == 1 { "answers".to_owned() } else { format!("{passes} times in a row") })
     }
@@ -134,57 +145,84 @@ impl Job<'_> {
         let nginx = &self.app.nginx;
         let state = nginx.state().await?;
         let active = state.active.as_ref().filter(|active| **active != self.release);
-        if active != self.old.as_ref() {
+        // What has to run again is active already.
+        let expected = self.old.as_ref().filter(|_| self.kind != JobKind::Recover);
+        if active != expected {
             return Err(Failure::overruled(state.active.as_ref()));
         }
         // Also when the answer gets lost.
         self.announced = true;
         let state = nginx.put(&self.release, &slot, state.generation).await?;
-        match nginx.switch(&self.release, state.generation).await {
-            Ok(reply) => {
-                self.app.switched(&self.release, self.old.as_ref()).await;
-                if let Some(leftover) = self.leftover {
-                    leftover.terminate();
-                }
-                Ok(format!("generation {}", reply.generation))
+        let generation = self.order(state.generation).await?;
+        self.app.settle(Some(&self.release)).await;
+        if let Some(leftover) = self.leftover {
+            leftover.terminate();
+        }
+        Ok(format!("generation {generation}"))
+    }
+
+    /// Orders the switch until it is known what has come of it, and gives the generation.
+    ///
+    /// An order without an answer may take effect at any later time, but only as long as the upstream
+    /// is at the generation that it names. So the same order is given again: one that is accepted, or
+    /// another generation, settles all that were lost. What NGINX shows meanwhile proves nothing.
+    async fn order(&self, generation: u32) -> Result<u32, Failure> {
+        let nginx = &self.app.nginx;
+        let end = Instant::now() + nginx.limit() * PATIENCE;
+        let mut lost = None;
+        loop {
+            let error = match nginx.switch(&self.release, generation).await {
+                Ok(reply) => return Ok(reply.generation),
+                Err(error) => error,
+            };
+            if lost.is_none() && !error.is_uncertain() {
+                return Err(error.into());
             }
-            Err(error) if error.is_uncertain() => match nginx.state().await {
-                // The answer was lost, the switch was not.
-                Ok(Upstream { active: Some(active), generation, .. }) if active == self.release => {
-                    self.app.switched(&self.release, self.old.as_ref()).await;
-                    Ok(format!("generation {generation}"))
-                }
-                Ok(_) => Err(error.into()),
-                Err(_) => Err(Failure { event: Event::Uncertain, ..error.into() }),
-            },
-            Err(error) => Err(error.into()),
+            if error.is_refused_with(412)
+                && let Ok(state) = nginx.state().await
+                && state.generation != generation
+            {
+                return match state.active.as_ref() == Some(&self.release) {
+                    true => Ok(state.generation),
+                    false => Err(error.into()),
+                };
+            }
+            let lost = lost.get_or_insert(error);
+            if Instant::now() >= end {
+                return Err(Failure::uncertain(&self.release, lost));
+            }
+            tokio::time::sleep(AGAIN).await;
         }
     }
 
-    /// Waits until the old release has nothing in flight: requests for so long, upgraded connections
-    /// for so long.
+    /// Waits until the old release has nothing in flight, each kind up to its own limit. NGINX that
+    /// cannot be asked tells nothing: only what is known to have reached its limit is cut.
     pub(super) async fn drain(&self) -> Done {
         let Some(old) = &self.old else { return Ok(String::new()) };
-        let (nginx, drain) = (&self.app.nginx, &self.app.config.drain);
+        let nginx = &self.app.nginx;
         let start = Instant::now();
-        nginx.forget_previous().await?;
-        let mut state = nginx.drained(old, drain.timeout.min(drain.upgraded_timeout)).await?;
-        let left =
-            |state: &Upstream| state.release(old.as_str()).map(|r| r.in_flight).unwrap_or_default();
-        // One kind has a longer limit: it is waited for as long as it has some.
-        let rest = drain.timeout.max(drain.upgraded_timeout).saturating_sub(start.elapsed());
-        let longer = if drain.timeout > drain.upgraded_timeout {
-            left(&state).requests
-        } else {
-            left(&state).upgraded
+        // Without it something may still fall back to the old release, which is then in flight there
+        // and waited for.
+        let forgotten = nginx.forget_previous().await;
+        let limits = Limits::new(start, &self.app.config.drain);
+        let mut wait = Duration::ZERO;
+        let (state, left) = loop {
+            let state = match nginx.drained(old, wait).await {
+                Ok(state) => state,
+                Err(error) if error.is_refused_with(404) => {
+                    return Ok("not in NGINX any more".to_owned());
+                }
+                Err(error) => return Err(Failure::from(error).about(&still_runs(old))),
+            };
+            let left = state.release(old.as_str()).map(|r| r.in_flight).unwrap_or_default();
+            match limits.wait(left, Instant::now()) {
+                Some(next) if state.active.as_ref() != Some(old) => wait = next,
+                _ => break (state, left),
+            }
         };
-        if longer > 0 && !rest.is_zero() {
-            state = nginx.drained(old, rest).await?;
-        }
         if state.active.as_ref() != Some(&self.release) {
             return Err(Failure::overruled(state.active.as_ref()));
         }
-        let left = left(&state);
         if left.total() > 0 {
             let why = format!(
                 "\"{old}\" still has {} requests and {} upgraded connections in flight after {:?}",
@@ -192,20 +230,24 @@ impl Job<'_> {
                 left.upgraded,
                 start.elapsed()
             );
-            return Err(Failure::new(Outcome::Done, why));
+            return Err(Failure { event: Event::Limit, ..Failure::new(Outcome::Done, why) });
         }
-        Ok("nothing in flight".to_owned())
+        Ok(match forgotten {
+            Ok(_) => "nothing in flight".to_owned(),
+            Err(error) => format!("nothing in flight, but it stays the previous one: {error}"),
+        })
     }
 
     /// Stops the old release. It is deleted from NGINX first: that is refused if somebody has
     /// switched back to it, and afterwards nobody can.
     pub(super) async fn stop(&self) -> Done {
         let Some(old) = &self.old else { return Ok(String::new()) };
-        let still_runs = |error: Failure| Failure {
-            why: format!("\"{old}\" is not stopped: {}", error.why),
-            ..error
-        };
-        self.forget(old).await.map_err(still_runs)?;
+        let left = self.forget(old).await.map_err(|e| e.about(&still_runs(old)))?;
+        if left > 0 && !self.cut {
+            // It had nothing when it was drained: somebody has switched to it and away again.
+            let why = format!("{}: it has {left} in flight again", still_runs(old));
+            return Err(Failure::new(Outcome::Done, why));
+        }
         let note = match self.app.slot_of(old).await {
             None => "not ours to stop".to_owned(),
             Some(slot) if self.app.stop(&slot).await => "ended by itself".to_owned(),
@@ -215,28 +257,32 @@ impl Job<'_> {
         Ok(note)
     }
 
-    /// Deletes a release from NGINX, if it is there by the API. One that still has something in
-    /// flight stays, to be swept later.
-    async fn forget(&self, release: &ReleaseName) -> Result<(), Failure> {
-        let state = self.app.nginx.state().await?;
-        if state.active.as_ref() == Some(release) {
-            return Err(Failure::overruled(Some(release)));
-        }
-        let Some(known) = state.release(release.as_str()) else { return Ok(()) };
-        if known.source == Source::Config || known.in_flight.total() > 0 {
-            return Ok(());
-        }
-        match self.app.nginx.delete(release).await {
-            Ok(_) => Ok(()),
-            // A request or a switch was faster.
-            Err(NginxError::Refused(problem)) if problem.status == 409 => {
-                let state = self.app.nginx.state().await?;
-                match state.active.as_ref() == Some(release) {
-                    true => Err(Failure::overruled(Some(release))),
-                    false => Ok(()),
-                }
+    /// Deletes a release from NGINX, if it is there by the API, and tells how much it has in flight:
+    /// with something, it stays.
+    async fn forget(&self, release: &ReleaseName) -> Result<u64, Failure> {
+        let nginx = &self.app.nginx;
+        let end = Instant::now() + nginx.limit();
+        loop {
+            let state = nginx.state().await?;
+            if state.active.as_ref() == Some(release) {
+                return Err(Failure::overruled(Some(release)));
             }
-            Err(error) => Err(error.into()),
+            let Some(known) = state.release(release.as_str()) else { return Ok(0) };
+            let in_flight = known.in_flight.total();
+            if known.source == Source::Config || in_flight > 0 {
+                return Ok(in_flight);
+            }
+            match nginx.delete(release, state.generation).await {
+                Ok(_) => return Ok(0),
+                // A request, a switch or another change was faster: the next look tells.
+                Err(error)
+                    if [404, 409, 412].iter().any(|s| error.is_refused_with(*s))
+                        && Instant::now() < end =>
+                {
+                    tokio::time::sleep(AGAIN).await;
+                }
+                Err(error) => return Err(error.into()),
+            }
         }
     }
 
@@ -255,6 +301,7 @@ impl Job<'_> {
             {
                 // Its connections broke with its process, which NGINX sees in a moment.
                 self.app.nginx.drained(&known.name, SWEEP).await?;
+                // One that still has something in flight stays, for the next sweep.
                 self.forget(&known.name).await?;
             }
         }
@@ -284,11 +331,16 @@ impl Job<'_> {
         })
     }
 
-    /// Takes back what was begun: the release gets no traffic, so it can simply stop.
+    /// Takes back what was begun: once NGINX has forgotten the release, nobody can switch to it and it
+    /// can simply stop. As long as NGINX has not, it stays as it is.
     pub(super) async fn undo(&self) -> Done {
-        let told = if self.announced { self.forget(&self.release).await } else { Ok(()) };
-        if let Err(Failure { event: Event::Overruled, .. }) = told {
-            return told.map(|()| String::new());
+        let release = &self.release;
+        if self.announced {
+            let left = self.forget(release).await.map_err(|e| e.about(&still_runs(release)))?;
+            if left > 0 {
+                let why = format!("{}: it has {left} in flight", still_runs(release));
+                return Err(Failure::new(Outcome::Failed, why));
+            }
         }
         if let Some(slot) = self.app.slot_of(&self.release).await {
             self.app.stop(&slot).await;
@@ -297,8 +349,41 @@ impl Job<'_> {
             let folder = self.app.releases.of(&self.release);
             folder::remove(&folder)
                 .map_err(|e| Failure::new(Outcome::Failed, format!("{}: {e}", folder.display())))?;
+            // Its own log stays for whoever looks for the reason.
+            let pruned = self.app.releases.prune_logs(self.app.config.keep.releases);
+            pruned
+                .map_err(|e| Failure::new(Outcome::Failed, format!("cannot remove a log: {e}")))?;
         }
-        told.map(|()| "stopped".to_owned())
+        Ok("stopped".to_owned())
+    }
+}
+
+/// What is said of a release that should stop and does not.
+fn still_runs(release: &ReleaseName) -> String {
+    format!("\"{release}\" is not stopped")
+}
+
+/// Until when the old release may have something in flight.
+struct Limits {
+    requests: Instant,
+    upgraded: Instant,
+}
+
+impl Limits {
+    fn new(start: Instant, drain: &config::Drain) -> Self {
+        Self { requests: start + drain.timeout, upgraded: start + drain.upgraded_timeout }
+    }
+
+    /// How long to wait before looking again; `None` when nothing is waited for any more.
+    fn wait(&self, left: InFlight, now: Instant) -> Option<Duration> {
+        let kinds = [(left.requests, self.requests), (left.upgraded, self.upgraded)];
+        let rest = |(n, end): &(u64, Instant)| (*n > 0).then(|| end.saturating_duration_since(now));
+        // The first limit that is still to come.
+        let next = kinds.iter().filter_map(rest).filter(|rest| !rest.is_zero()).min()?;
+        // NGINX tells when both kinds have ended. While one is beyond its limit, only a look tells
+        // when the other one has.
+        let cut = kinds.iter().filter_map(rest).any(|rest| rest.is_zero());
+        Some(if cut { next.min(LOOK) } else { next })
     }
 }
 

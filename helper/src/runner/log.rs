@@ -1,9 +1,12 @@
 //! A release's log: the file that its output goes to, straight from the process, so that nothing is
 //! lost when the daemon ends.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
+
+use rustix::fs::{CWD, Gid, Mode, OFlags, fchown, mkdirat, openat};
+use rustix::io::Errno;
 
 /// How much of the end of a log is looked at for its last lines, in bytes.
 const TAIL: u64 = 64 << 10;
@@ -16,17 +19,17 @@ pub struct Log {
 }
 
 impl Log {
-    /// Opens the log of a release, to append to it.
+    /// Opens the log of a release, to append to it; this group may read it.
     ///
     /// # Errors
     ///
-    /// What the system says.
-    pub fn open(path: &Path) -> io::Result<Self> {
-        if let Some(folder) = path.parent() {
-            std::fs::create_dir_all(folder)?;
+    /// What the system says; also when it is a link, or in a folder that is one.
+    pub fn open(path: &Path, group: Option<u32>) -> io::Result<Self> {
+        let file = Self::append(path)?;
+        if let Some(group) = group {
+            fchown(&file, None, Some(Gid::from_raw(group)))?;
         }
-        let start = Self::append(path)?.metadata()?.len();
-        Ok(Self { path: path.to_owned(), start })
+        Ok(Self { path: path.to_owned(), start: file.metadata()?.len() })
     }
 
     /// A handle for the process to write to.
@@ -39,14 +42,39 @@ impl Log {
     }
 
     fn append(path: &Path) -> io::Result<File> {
-        OpenOptions::new().create(true).append(true).open(path)
+        Self::find(path, OFlags::CREATE | OFlags::APPEND | OFlags::WRONLY)
+    }
+
+    /// Opens the file. The folder that holds `log/` belongs to the application's user as a rule, and
+    /// whoever can write there can put a link in place of anything below it: none is followed.
+    fn find(path: &Path, flags: OFlags) -> io::Result<File> {
+        let wrong = || io::Error::from(io::ErrorKind::InvalidInput);
+        let folder = path.parent().ok_or_else(wrong)?;
+        let root = folder.parent().ok_or_else(wrong)?;
+        let (name, folder) =
+            (path.file_name().ok_or_else(wrong)?, folder.file_name().ok_or_else(wrong)?);
+        std::fs::create_dir_all(root)?;
+        let place = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = openat(CWD, root, place, Mode::empty())?;
+        match mkdirat(&root, folder, Mode::from_raw_mode(0o755)) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let folder = openat(&root, folder, place | OFlags::NOFOLLOW, Mode::empty())?;
+        // A pipe is not waited for.
+        let flags = flags | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let file = File::from(openat(&folder, name, flags, Mode::from_raw_mode(0o640))?);
+        match file.metadata()?.is_file() {
+            true => Ok(file),
+            false => Err(io::Error::other("it is no file")),
+        }
     }
 
     /// The last lines since the start, at most so many.
     #[must_use]
     pub fn last_lines(&self, n: usize) -> Vec<String> {
         let read = || -> io::Result<Vec<u8>> {
-            let mut file = File::open(&self.path)?;
+            let mut file = Self::find(&self.path, OFlags::RDONLY)?;
             let from = self.start.max(file.metadata()?.len().saturating_sub(TAIL));
             file.seek(SeekFrom::Start(from))?;
             let mut tail = Vec::new();
@@ -70,13 +98,34 @@ mod tests {
     fn only_lines_since_the_start_count() {
         let tmp = tempfile::tempdir().unwrap();
         let path = tmp.path().join("log/v1.log");
-        writeln!(Log::open(&path).unwrap().writer().unwrap(), "old").unwrap();
-        let log = Log::open(&path).unwrap();
+        writeln!(Log::open(&path, None).unwrap().writer().unwrap(), "old").unwrap();
+        let log = Log::open(&path, None).unwrap();
         assert!(log.last_lines(3).is_empty());
         for i in 0..5 {
             writeln!(log.writer().unwrap(), "line {i}").unwrap();
         }
         assert_eq!(log.last_lines(2), ["line 3", "line 4"]);
         assert_eq!(log.last_lines(9).len(), 5);
+    }
+
+    #[test]
+    fn no_link_is_followed_and_only_the_group_may_read() {
+        use std::os::unix::fs::{PermissionsExt, symlink};
+        let tmp = tempfile::tempdir().unwrap();
+        let (secret, path) = (tmp.path().join("secret"), tmp.path().join("web/log/v1.log"));
+        std::fs::write(&secret, "secret\n").unwrap();
+        let log = Log::open(&path, None).unwrap();
+        assert_eq!(path.metadata().unwrap().permissions().mode() & 0o037, 0);
+        std::fs::remove_file(&path).unwrap();
+        symlink(&secret, &path).unwrap();
+        assert!(Log::open(&path, None).is_err() && log.writer().is_err());
+        assert!(log.last_lines(9).is_empty());
+        // The folder, too.
+        std::fs::remove_dir_all(tmp.path().join("web/log")).unwrap();
+        std::fs::create_dir(tmp.path().join("elsewhere")).unwrap();
+        symlink(tmp.path().join("elsewhere"), tmp.path().join("web/log")).unwrap();
+        assert!(Log::open(&path, None).is_err());
+        assert_eq!(std::fs::read_dir(tmp.path().join("elsewhere")).unwrap().count(), 0);
+        assert_eq!(std::fs::read_to_string(&secret).unwrap(), "secret\n");
     }
 }

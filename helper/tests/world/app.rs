@@ -9,10 +9,20 @@ use axum::routing::get;
 
 /// How it is started.
 pub fn command() -> Vec<String> {
+    this_program("the_application")
+}
+
+/// How the events of a job are shown to somebody else: program and arguments.
+pub fn follower() -> (String, Vec<String>) {
+    let mut command = this_program("the_follower");
+    (command.remove(0), command)
+}
+
+fn this_program(test: &str) -> Vec<String> {
     let exe = std::env::current_exe().unwrap().display().to_string();
-    let test = concat!(module_path!(), "::the_application");
-    let (_, test) = test.split_once("::").unwrap();
-    vec![exe, "--exact".into(), test.into(), "--ignored".into(), "--nocapture".into()]
+    let (_, module) = module_path!().split_once("::").unwrap();
+    let test = format!("{module}::{test}");
+    vec![exe, "--exact".into(), test, "--ignored".into(), "--nocapture".into()]
 }
 
 /// As [`command`], but under a shell that leads the group and has closed the socket itself, so that
@@ -51,4 +61,16 @@ async fn the_application() {
     let router =
         Router::new().route("/health", get(health)).layer(axum::middleware::map_response(named));
     axum::serve(listener, router).await.unwrap();
+}
+
+#[tokio::test]
+#[ignore = "what other tests run as somebody else"]
+async fn the_follower() {
+    let (Ok(socket), Ok(job)) = (std::env::var("SOCKET"), std::env::var("JOB")) else { return };
+    let client = shunt_helper::cli::client::Client::new(socket.as_ref());
+    let show = |event: &shunt_helper::wire::Event| {
+        println!("{event:?}");
+        Ok(())
+    };
+    client.follow(job.parse().unwrap(), show).await.unwrap();
 }

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
+use shunt_helper::runner::leftover::Identity;
 
 use module::Module;
 
@@ -37,20 +38,37 @@ impl World {
 
     /// As [`World::new`], with another command.
     pub fn with_command(command: &[String], more: &str) -> Self {
+        Self::with("10s", 2, command, more)
+    }
+
+    /// As [`World::new`], with a module that has little time to answer.
+    pub fn impatient(more: &str) -> Self {
+        Self::with("500ms", 2, &app::command(), more)
+    }
+
+    /// As [`World::new`], with so many slots.
+    pub fn with_slots(slots: usize) -> Self {
+        Self::with("10s", slots, &app::command(), "")
+    }
+
+    fn with(nginx_timeout: &str, slots: usize, command: &[String], more: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         // Other users have to reach the socket to be refused.
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
         let module = Module::start(&folder.path().join("nginx.sock"));
         let mut world = Self { folder, daemon: None, module };
         fs::create_dir(world.path("apps")).unwrap();
+        let slots: Vec<_> = (0..slots).map(|_| format!("\"127.0.0.1:{}\"", free_port())).collect();
+        let slots = slots.join(", ");
         let config = format!(
             r#"
             name = "web"
             root = {:?}
             nginx = "unix:{}"
+            nginx_timeout = {nginx_timeout:?}
             [run]
             command = {:?}
-            slots = ["127.0.0.1:{}", "127.0.0.1:{}"]
+            slots = [{slots}]
             [health]
             path = "/health"
             interval = "10ms"
@@ -61,8 +79,6 @@ impl World {
             world.path("web"),
             world.path("nginx.sock").display(),
             command,
-            free_port(),
-            free_port(),
         );
         fs::write(world.path("apps/web.toml"), config).unwrap();
         world.start();
@@ -117,6 +133,20 @@ impl World {
     pub fn shunt_as(&self, uid: u32, args: &[&str]) -> Output {
         use std::os::unix::process::CommandExt;
         output(self.command(args).uid(uid).output().unwrap())
+    }
+
+    /// The events of a job that has ended, as this user sees them.
+    pub fn events_as(&self, uid: u32, job: u64) -> String {
+        use std::os::unix::process::CommandExt;
+        let (program, args) = app::follower();
+        let mut command = Command::new(program);
+        command.args(args).env("SOCKET", self.path("shuntd.sock")).env("JOB", job.to_string());
+        output(command.uid(uid).output().unwrap()).stdout
+    }
+
+    /// Where nobody listens.
+    pub fn free_address(&self) -> String {
+        format!("127.0.0.1:{}", free_port())
     }
 
     /// Makes a release's folder with these files, and the arguments that deploy it.
@@ -191,7 +221,7 @@ pub fn pid(raw: u32) -> Pid {
 }
 
 pub fn is_running(raw: u32) -> bool {
-    fs::read_to_string(format!("/proc/{raw}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
+    Identity::of(raw).is_some()
 }
 
 /// Asks again and again until there is an answer.

@@ -24,6 +24,8 @@ pub enum Accident {
     AnswerLost,
     /// Somebody else changes something at the last moment.
     SomebodyFaster,
+    /// It is not begun, and everything else goes on, until the test says so.
+    Stalled,
 }
 
 /// The module.
@@ -38,6 +40,8 @@ struct Inner {
     calls: Mutex<Vec<String>>,
     accident: Mutex<Option<Accident>>,
     changed: watch::Sender<()>,
+    busy: Mutex<Vec<&'static str>>,
+    stalled: watch::Sender<bool>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -71,6 +75,8 @@ impl Module {
             calls: Mutex::default(),
             accident: Mutex::default(),
             changed: watch::Sender::new(()),
+            busy: Mutex::default(),
+            stalled: watch::Sender::new(false),
         });
         let mut module = Self { inner, runtime: None };
         module.serve(socket);
@@ -133,6 +139,19 @@ impl Module {
         *lock(&self.inner.accident) = Some(accident);
     }
 
+    /// From now on calls that begin like this are answered as by a module that is busy.
+    pub fn busy(&self, calls: &[&'static str]) {
+        *lock(&self.inner.busy) = calls.to_vec();
+    }
+
+    /// Lets what is stalled go on, and waits until it has.
+    pub fn let_go(&self) {
+        self.inner.stalled.send_replace(false);
+        crate::world::until("nothing is stalled", || {
+            (self.inner.stalled.receiver_count() == 0).then_some(())
+        });
+    }
+
     /// Every call until now: its method and path.
     pub fn calls(&self) -> Vec<String> {
         lock(&self.inner.calls).clone()
@@ -165,6 +184,7 @@ fn switch(upstream: &mut Upstream, release: &ReleaseName) {
     }
 }
 
+/// Answers, also when the client has gone meanwhile.
 async fn answer(
     State(inner): State<Arc<Inner>>,
     method: Method,
@@ -172,7 +192,18 @@ async fn answer(
     headers: HeaderMap,
     body: Bytes,
 ) -> Response {
-    lock(&inner.calls).push(format!("{method} {uri}"));
+    tokio::spawn(answer_in_any_case(inner, method, uri, headers, body)).await.unwrap()
+}
+
+async fn answer_in_any_case(
+    inner: Arc<Inner>,
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
+    let line = format!("{method} {uri}");
+    lock(&inner.calls).push(line.clone());
     let method = match method.as_str() {
         "GET" => shunt_api::Method::Get,
         "PUT" => shunt_api::Method::Put,
@@ -199,10 +230,18 @@ async fn answer(
         // At the timeout the answer is the state as it is.
         let _ = tokio::time::timeout(timeout.duration(), waiting).await;
     }
+    // Held until the answer: it tells how many there are.
+    let mut stalled = inner.stalled.subscribe();
     let accident = match call {
         Call::Switch { .. } => lock(&inner.accident).take(),
         _ => None,
     };
+    if accident == Some(Accident::Stalled) {
+        inner.stalled.send_replace(true);
+        stalled.wait_for(|stalled| !stalled).await.unwrap();
+    } else if lock(&inner.busy).iter().any(|busy| line.starts_with(busy)) {
+        return problem(503, "another change is being written, try again".to_owned());
+    }
     let mut upstream = lock(&inner.upstream);
     if accident == Some(Accident::SomebodyFaster) {
         upstream.generation += 1;
@@ -220,7 +259,7 @@ async fn answer(
     inner.changed.send_replace(());
     match accident {
         Some(Accident::AnswerLost) => StatusCode::BAD_GATEWAY.into_response(),
-        Some(Accident::SomebodyFaster) | None => response,
+        Some(Accident::SomebodyFaster | Accident::Stalled) | None => response,
     }
 }
 
