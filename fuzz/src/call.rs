@@ -58,5 +58,11 @@ fn target_of(call: &Call) -> (String, String) {
         }
         Call::Switch { upstream } => (path(upstream, "/switch"), String::new()),
         Call::DeletePrevious { upstream } => (path(upstream, "/previous"), String::new()),
+        Call::PutCanary { upstream } | Call::DeleteCanary { upstream } => {
+            (path(upstream, "/canary"), String::new())
+        }
+        Call::PutHold { upstream } | Call::DeleteHold { upstream } => {
+            (path(upstream, "/hold"), String::new())
+        }
     }
 }

@@ -3,6 +3,7 @@
 
 use std::collections::HashSet;
 
+use crate::Plain;
 use arbitrary::{Arbitrary, Unstructured};
 use shunt_api::call::encode;
 use shunt_api::{Call, InFlight, Method, Problem, ReleaseName, Upstream, Wait};
@@ -160,7 +161,12 @@ fn configuration(plan: &Plan) -> Vec<Configured> {
             let member = Member { resolved, ..member(1 + (plan >> 4 & 3) * 4 + n, fail_timeout) };
             (release(n), vec![member])
         });
-        Some(Configured { name: name.to_owned(), releases: releases.collect() })
+        Some(Configured {
+            name: name.to_owned(),
+            fallback: false,
+            preview: false,
+            releases: releases.collect(),
+        })
     };
     UPSTREAMS.into_iter().zip(plan).filter_map(upstream).collect()
 }
@@ -287,7 +293,7 @@ impl<'z> Life<'z> {
             return;
         };
         let name = name.clone();
-        let admitted = follower.admit(&self.zone, row);
+        let admitted = follower.admit(&self.zone, row, &mut Plain);
         let served = self.served.iter().find(|s| s.name == name);
         let admitted = match admitted {
             Ok(Some(admitted)) => admitted,
@@ -480,7 +486,8 @@ impl<'z> Life<'z> {
             for release in &upstream.releases {
                 let timeout = shunt_api::NginxTime::from_secs(1);
                 let wait = Wait::Drained { release: release.name.clone(), timeout };
-                let drained = self.ask(|s| s.has_come(&served.name, &wait)).expect("it is there");
+                let drained =
+                    self.ask(|s| s.has_come(&served.name, &wait, &mut None)).expect("it is there");
                 let idle = release.in_flight.total() == 0;
                 assert_eq!(drained, idle && upstream.active.as_ref() != Some(&release.name));
             }
@@ -527,7 +534,7 @@ fn done(call: &Call, old: &Upstream, now: &Upstream, reply: &Reply) {
         Call::DeletePrevious { .. } => {
             assert_eq!((&now.active, &now.previous), (&old.active, &None));
         }
-        Call::Index | Call::Upstreams | Call::Upstream { .. } => unreachable!("no change"),
+        _ => unreachable!("not among the changes that are made here"),
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! A worker reads it at any time, so nothing that it finds may make it panic, or go round for ever.
 
+use crate::Plain;
 use arbitrary::{Arbitrary, Unstructured};
 use shunt_api::{Call, ReleaseName, ReleaseSpec, SwitchRequest, Wait};
 use shunt_switch::follower::Follower;
@@ -53,7 +54,7 @@ pub fn run(input: &[u8]) -> Verdict {
     // A row, and a count that is there while the damage is done.
     let row = zone.claim_row(Identity::me());
     let mut follower = Follower::new(served[0].record.unwrap_or_default(), "web");
-    let admitted = follower.admit(&zone, row).expect("a sound zone");
+    let admitted = follower.admit(&zone, row, &mut Plain).expect("a sound zone");
 
     let mut done = 0;
     while done < 64 && !input.is_empty() {
@@ -92,7 +93,12 @@ fn configured(name: &str, releases: &[&str]) -> Configured {
         let spec = ReleaseSpec::single(address);
         (ReleaseName::new(name).expect("a name"), spec.servers.iter().map(Member::from).collect())
     });
-    Configured { name: name.to_owned(), releases: releases.collect() }
+    Configured {
+        name: name.to_owned(),
+        fallback: false,
+        preview: false,
+        releases: releases.collect(),
+    }
 }
 
 impl Damage {
@@ -148,7 +154,7 @@ fn look(zone: &Zone<'_>, served: &[Served], row: Row) {
             Wait::Drained { release: name("blue"), timeout },
         ];
         for wait in waits {
-            let _ = service.has_come(&upstream, &wait);
+            let _ = service.has_come(&upstream, &wait, &mut None);
             let _ = service
                 .read(&Call::Upstream { upstream: upstream.clone(), wait: Some(wait) }, true);
         }
@@ -156,7 +162,7 @@ fn look(zone: &Zone<'_>, served: &[Served], row: Row) {
     for (upstream, one) in served.iter().enumerate() {
         let mut follower = Follower::new(upstream, &one.name);
         let _ = follower.table(zone);
-        if let Ok(Some(mut admitted)) = follower.admit(zone, row) {
+        if let Ok(Some(mut admitted)) = follower.admit(zone, row, &mut Plain) {
             assert!(admitted.table.by_name(admitted.release().name.as_str()).is_some());
             if let Some(mut ticket) = admitted.ticket.take() {
                 ticket.upgrade(zone);

@@ -15,6 +15,19 @@ pub mod name;
 pub mod state_file;
 pub mod table;
 
+/// A request without any wish.
+struct Plain;
+
+impl shunt_switch::follower::Wishes for Plain {
+    fn preview(&mut self) -> Option<shunt_api::ReleaseName> {
+        None
+    }
+
+    fn point(&mut self, canary: &shunt_api::ReleaseName) -> shunt_switch::canary::Point {
+        shunt_switch::canary::Point::of(b"", canary.as_str())
+    }
+}
+
 /// What a target made of its bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {

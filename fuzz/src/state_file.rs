@@ -37,8 +37,12 @@ fn configurations(snapshot: &Snapshot) -> [Vec<Configured>; 3] {
     let server = Member::from(&ServerSpec::new("127.0.0.1:1".parse().expect("an address")));
     let other = (ReleaseName::new("default").expect("a name"), vec![server]);
     let each = |releases: &dyn Fn(&Saved) -> Releases| {
-        let one =
-            |saved: &Saved| Configured { name: saved.name.clone(), releases: releases(saved) };
+        let one = |saved: &Saved| Configured {
+            name: saved.name.clone(),
+            fallback: false,
+            preview: false,
+            releases: releases(saved),
+        };
         snapshot.upstreams.iter().map(one).collect()
     };
     let declared = |saved: &Saved| {

@@ -88,10 +88,9 @@ fn p7_somebody_who_switches_back_during_the_drain_keeps_his_release() {
         let calls = world.module.calls();
         calls.iter().any(|call| call.contains("wait=drained&release=v1")).then_some(())
     });
-    world.module.switch("v1");
+    // Back, and then the next deploy that somebody makes by hand.
+    world.module.switch_in_turn(&["v1", "default"]);
     world.module.in_flight("v1", 0, 0);
-    // The next deploy that somebody makes by hand.
-    world.module.switch("default");
     let output = output(deploy.wait_with_output().unwrap());
     assert_eq!(output.code, 5, "{output:?}");
     assert!(output.stdout.contains("somebody else has switched to \"default\""), "{output:?}");

@@ -124,6 +124,14 @@ impl Module {
         self.inner.changed.send_replace(());
     }
 
+    /// Somebody switches by hand, several times before anybody looks.
+    pub fn switch_in_turn(&self, releases: &[&str]) {
+        let mut upstream = lock(&self.inner.upstream);
+        releases.iter().for_each(|release| switch(&mut upstream, &name(release)));
+        drop(upstream);
+        self.inner.changed.send_replace(());
+    }
+
     /// A release has so much in flight from now on.
     pub fn in_flight(&self, release: &str, requests: u64, upgraded: u64) {
         let mut upstream = lock(&self.inner.upstream);
