@@ -6,7 +6,7 @@ mod world;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Signal, kill_process};
-use world::module::Accident;
+use world::module::{Accident, Cut};
 use world::{Output, World, app, is_running, output, pid, until};
 
 fn world() -> World {
@@ -333,6 +333,99 @@ fn p9_a_killed_daemon_costs_nothing_and_the_next_one_takes_its_releases_over() {
     good(&world, "v3");
     until("v1 has ended", || (!is_running(v1)).then_some(()));
     assert!(world.pid_of("v2").is_none());
+}
+
+/// The next daemon is there: what is active runs, and the next deploy works.
+#[track_caller]
+fn all_is_well(world: &World, next: &str) {
+    until("the daemon is idle", || world.status().filter(|status| status["job"].is_null()));
+    let active = world.module.active();
+    assert!(active == "default" || world.pid_of(&active).is_some(), "\"{active}\" does not run");
+    good(world, next);
+}
+
+/// Kills the daemon at each call of a deploy, one after the other.
+fn kill_at_each_call(how: Cut) {
+    let mut world = world();
+    good(&world, "first");
+    for n in 0.. {
+        let release = format!("v{n}");
+        world.module.cut(n, how);
+        let mut deploy = world.begin_deploy(&release, &[]);
+        let ended = until("a call is cut off, or there were all", || {
+            let ended = deploy.try_wait().unwrap();
+            ended.map(Some).or_else(|| world.module.is_stalled().then_some(None))
+        });
+        if let Some(status) = ended {
+            assert!(status.success());
+            assert!(n > 8, "a deploy makes more calls than {n}");
+            return;
+        }
+        world.end(Signal::KILL);
+        deploy.wait().unwrap();
+        if how == Cut::Late {
+            world.start();
+            world.module.let_go();
+        } else {
+            world.module.let_go();
+            world.start();
+        }
+        all_is_well(&world, &format!("after-{n}"));
+    }
+}
+
+#[test]
+fn p9_a_daemon_that_is_killed_before_any_of_its_calls_leaves_traffic_on_what_runs() {
+    kill_at_each_call(Cut::Before);
+}
+
+#[test]
+fn p9_a_daemon_that_is_killed_after_any_of_its_calls_leaves_traffic_on_what_runs() {
+    kill_at_each_call(Cut::After);
+}
+
+#[test]
+fn p9_a_call_that_comes_late_leaves_traffic_on_what_runs() {
+    kill_at_each_call(Cut::Late);
+}
+
+#[test]
+fn p9_a_process_that_was_not_written_down_yet_does_not_block_later_deploys() {
+    let mut world = World::with_command(&app::command_that_kills(), "");
+    for (release, next) in [("v1", "v2"), ("v3", "v4")] {
+        let mut deploy = world.begin_deploy(release, &[("kill", "")]);
+        world.killed();
+        deploy.wait().unwrap();
+        // The daemon may have been faster than the kill.
+        world.edit_state(|state| {
+            let slots = state["slots"].as_array_mut().unwrap();
+            let slot = slots.iter_mut().find(|slot| slot["release"] == release).unwrap();
+            slot["process"] = serde_json::Value::Null;
+        });
+        world.start();
+        all_is_well(&world, next);
+        assert!(world.pid_of(release).is_none());
+        // It can be tried again.
+        std::fs::remove_file(world.path("dist").join(release).join("kill")).unwrap();
+        good(&world, release);
+    }
+}
+
+#[test]
+fn p9_a_daemon_that_is_killed_between_its_calls_leaves_traffic_on_what_runs() {
+    let mut world = world();
+    good(&world, "v1");
+    let mut deploy = world.begin_deploy("v2", &[("kill-at-health", "")]);
+    world.killed();
+    deploy.wait().unwrap();
+    world.start();
+    all_is_well(&world, "v3");
+    let mut deploy = world.begin_deploy("v4", &[]);
+    until("v4 is published", || (world.current() == "v4").then_some(()));
+    world.end(Signal::KILL);
+    deploy.wait().unwrap();
+    world.start();
+    all_is_well(&world, "v5");
 }
 
 #[test]

@@ -3,11 +3,15 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use rustix::process::Signal;
 
 use crate::process::signal;
 use crate::{build, free_port, until};
+
+/// How long a release may take to become healthy.
+pub const DEADLINE: Duration = Duration::from_secs(5);
 
 /// An application and its daemon.
 #[derive(Debug)]
@@ -50,13 +54,14 @@ impl Daemon {
             path = "/health"
             interval = "20ms"
             release_header = "X-Release"
-            deadline = "5s"
+            deadline = "{}s"
             {more}
             "#,
             daemon.path("web"),
             api.display(),
             free_port(),
             free_port(),
+            DEADLINE.as_secs(),
         );
         fs::write(daemon.path("apps/web.toml"), app).expect("its folder");
         daemon.run();

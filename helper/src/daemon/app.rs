@@ -76,9 +76,18 @@ impl App {
     /// Takes over what an earlier daemon left running when it was killed. What cannot be taken over
     /// stays as it is, see [`App::end_leftovers`].
     pub async fn adopt(&self) {
-        let remembered = self.inner.lock().await.remembered.slots.clone();
+        let mut remembered = self.inner.lock().await.remembered.slots.clone();
+        for occupant in &mut remembered {
+            if !occupant.process.is_some_and(Identity::is_alive) {
+                // It was started, or started again, and not written down any more.
+                let env = self.names(&occupant.slot, &occupant.release);
+                let env = env.each_ref().map(|(name, value)| (*name, value.as_str()));
+                occupant.process = Identity::find(&env);
+            }
+        }
+        self.inner.lock().await.remembered.slots = remembered.clone();
         for state::Slot { slot, release, process } in remembered {
-            let Some(process) = process.filter(|p| p.is_alive()) else { continue };
+            let Some(process) = process else { continue };
             let name = &self.config.name;
             if !self.config.run.slots.contains(&slot) {
                 eprintln!("shuntd: {name}: {slot} of \"{release}\" is no slot any more");
@@ -126,20 +135,39 @@ impl App {
     ///
     /// [`StartError`].
     pub async fn start(&self, slot: &Address, release: &ReleaseName) -> Result<(), StartError> {
-        let process = Process::start(self.spec(slot, release)).await?;
-        self.add(slot, release, process).await;
-        Ok(())
+        // Written down before, for the case that the daemon is killed before it knows the process.
+        let planned = state::Slot { slot: slot.clone(), release: release.clone(), process: None };
+        {
+            let mut inner = self.inner.lock().await;
+            inner.remembered.slots.push(planned.clone());
+            inner.save();
+        }
+        match Process::start(self.spec(slot, release)).await {
+            Ok(process) => {
+                self.add(slot, release, process).await;
+                Ok(())
+            }
+            Err(error) => {
+                let mut inner = self.inner.lock().await;
+                inner.remembered.slots.retain(|slot| *slot != planned);
+                inner.save();
+                Err(error)
+            }
+        }
+    }
+
+    /// What tells a process, and whoever looks for it, what it is.
+    fn names(&self, slot: &Address, release: &ReleaseName) -> [(&'static str, String); 3] {
+        [
+            ("RELEASE", release.to_string()),
+            ("SHUNT_APP", self.config.name.to_string()),
+            ("SHUNT_SLOT", slot.to_string()),
+        ]
     }
 
     fn spec(&self, slot: &Address, release: &ReleaseName) -> Spec {
         let mut env = self.config.run.env.clone();
-        for (name, value) in [
-            ("RELEASE", release.to_string()),
-            ("SHUNT_APP", self.config.name.to_string()),
-            ("SHUNT_SLOT", slot.to_string()),
-        ] {
-            env.insert(name.to_owned(), value);
-        }
+        env.extend(self.names(slot, release).map(|(name, value)| (name.to_owned(), value)));
         Spec {
             command: self.config.run.command.clone(),
             folder: self.releases.of(release),

@@ -1,6 +1,6 @@
 //! A process that an earlier daemon started and that still runs.
 
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::{Pid, Signal, getpgid, kill_process_group};
 
 /// A process, told apart from a later one with the same pid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -25,6 +25,22 @@ impl Identity {
         }
         let start = fields.nth(18)?.parse().ok()?;
         Some(Self { pid, start })
+    }
+
+    /// The leader of a group that was started with all of this in its environment.
+    #[must_use]
+    pub fn find(env: &[(&str, &str)]) -> Option<Self> {
+        let wanted: Vec<_> = env.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        let entries = std::fs::read_dir("/proc").ok()?;
+        let pids = entries.filter_map(|e| e.ok()?.file_name().to_str()?.parse::<u32>().ok());
+        let matches = |pid: &u32| {
+            // Others than root see only their own.
+            let text = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+            let has = |line: &String| text.split(|b| *b == 0).any(|l| l == line.as_bytes());
+            let raw = i32::try_from(*pid).ok().and_then(Pid::from_raw);
+            wanted.iter().all(has) && raw.is_some_and(|pid| getpgid(Some(pid)) == Ok(pid))
+        };
+        pids.filter(matches).find_map(Self::of)
     }
 
     /// Whether it still runs.

@@ -25,6 +25,14 @@ fn this_program(test: &str) -> Vec<String> {
     vec![exe, "--exact".into(), test, "--ignored".into(), "--nocapture".into()]
 }
 
+/// As [`command`], but with a file `kill` in its folder it kills the daemon before anything else.
+pub fn command_that_kills() -> Vec<String> {
+    let script = "[ -e kill ] && rm kill && kill -KILL $PPID; exec \"$@\"";
+    let mut whole: Vec<_> = ["/bin/sh", "-c", script, "sh"].map(str::to_owned).to_vec();
+    whole.extend(command());
+    whole
+}
+
 /// As [`command`], but under a shell that leads the group and has closed the socket itself, so that
 /// nobody can take it over from there.
 pub fn command_behind_a_shell() -> Vec<String> {
@@ -49,6 +57,10 @@ async fn the_application() {
     listener.set_nonblocking(true).unwrap();
     let listener = tokio::net::TcpListener::from_std(listener).unwrap();
     let health = || async {
+        if std::fs::remove_file("kill-at-health").is_ok() {
+            let daemon = rustix::process::getppid().unwrap();
+            rustix::process::kill_process(daemon, rustix::process::Signal::KILL).unwrap();
+        }
         match std::fs::read_to_string("sick") {
             Ok(why) => (StatusCode::SERVICE_UNAVAILABLE, why),
             Err(_) => (StatusCode::OK, "well\n".to_owned()),

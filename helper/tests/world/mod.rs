@@ -116,6 +116,19 @@ impl World {
         child.wait().unwrap();
     }
 
+    /// Waits until somebody has killed the daemon.
+    pub fn killed(&mut self) {
+        self.daemon.take().expect("it runs").wait().unwrap();
+    }
+
+    /// Changes what a killed daemon has left in its file.
+    pub fn edit_state(&self, edit: impl FnOnce(&mut Value)) {
+        let path = self.path("state/web.json");
+        let mut state = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        edit(&mut state);
+        fs::write(&path, serde_json::to_vec(&state).unwrap()).unwrap();
+    }
+
     fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_shunt"));
         if !args.contains(&"--socket") {

@@ -28,6 +28,17 @@ pub enum Accident {
     Stalled,
 }
 
+/// What becomes of a call whose client is killed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cut {
+    /// It is lost.
+    Before,
+    /// It is done, and not answered.
+    After,
+    /// It is done when the next daemon runs.
+    Late,
+}
+
 /// The module.
 pub struct Module {
     inner: Arc<Inner>,
@@ -41,6 +52,7 @@ struct Inner {
     accident: Mutex<Option<Accident>>,
     changed: watch::Sender<()>,
     busy: Mutex<Vec<&'static str>>,
+    cut: Mutex<Option<(usize, Cut)>>,
     stalled: watch::Sender<bool>,
 }
 
@@ -76,6 +88,7 @@ impl Module {
             accident: Mutex::default(),
             changed: watch::Sender::new(()),
             busy: Mutex::default(),
+            cut: Mutex::default(),
             stalled: watch::Sender::new(false),
         });
         let mut module = Self { inner, runtime: None };
@@ -150,6 +163,16 @@ impl Module {
     /// From now on calls that begin like this are answered as by a module that is busy.
     pub fn busy(&self, calls: &[&'static str]) {
         *lock(&self.inner.busy) = calls.to_vec();
+    }
+
+    /// The call after so many more is cut off: it stalls until [`Module::let_go`].
+    pub fn cut(&self, after: usize, how: Cut) {
+        *lock(&self.inner.cut) = Some((after, how));
+    }
+
+    /// Whether a call is stalled.
+    pub fn is_stalled(&self) -> bool {
+        *self.inner.stalled.borrow()
     }
 
     /// Lets what is stalled go on, and waits until it has.
@@ -240,6 +263,21 @@ async fn answer_in_any_case(
     }
     // Held until the answer: it tells how many there are.
     let mut stalled = inner.stalled.subscribe();
+    let cut = {
+        let mut cut = lock(&inner.cut);
+        let now = cut.take_if(|(left, _)| *left == 0).map(|(_, how)| how);
+        if let Some((left, _)) = &mut *cut {
+            *left -= 1;
+        }
+        now
+    };
+    if matches!(cut, Some(Cut::Before | Cut::Late)) {
+        inner.stalled.send_replace(true);
+        stalled.wait_for(|stalled| !stalled).await.unwrap();
+        if cut == Some(Cut::Before) {
+            return StatusCode::BAD_GATEWAY.into_response();
+        }
+    }
     let accident = match call {
         Call::Switch { .. } => lock(&inner.accident).take(),
         _ => None,
@@ -250,21 +288,26 @@ async fn answer_in_any_case(
     } else if lock(&inner.busy).iter().any(|busy| line.starts_with(busy)) {
         return problem(503, "another change is being written, try again".to_owned());
     }
-    let mut upstream = lock(&inner.upstream);
-    if accident == Some(Accident::SomebodyFaster) {
-        upstream.generation += 1;
-    }
-    let if_match = headers.get("if-match").map(|value| value.to_str().unwrap().to_owned());
-    let generation = upstream.generation;
-    if call.is_change() && if_match.is_some_and(|given| given != format!("\"{generation}\"")) {
-        return problem(412, format!("the upstream is at generation {generation}"));
-    }
-    let response = match change(&mut upstream, call, &body) {
-        Ok(json) => ([("content-type", "application/json")], json).into_response(),
-        Err(problem) => refused(&problem),
+    let response = {
+        let mut upstream = lock(&inner.upstream);
+        if accident == Some(Accident::SomebodyFaster) {
+            upstream.generation += 1;
+        }
+        let if_match = headers.get("if-match").map(|value| value.to_str().unwrap().to_owned());
+        let generation = upstream.generation;
+        if call.is_change() && if_match.is_some_and(|given| given != format!("\"{generation}\"")) {
+            return problem(412, format!("the upstream is at generation {generation}"));
+        }
+        match change(&mut upstream, call, &body) {
+            Ok(json) => ([("content-type", "application/json")], json).into_response(),
+            Err(problem) => refused(&problem),
+        }
     };
-    drop(upstream);
     inner.changed.send_replace(());
+    if cut == Some(Cut::After) {
+        inner.stalled.send_replace(true);
+        stalled.wait_for(|stalled| !stalled).await.unwrap();
+    }
     match accident {
         Some(Accident::AnswerLost) => StatusCode::BAD_GATEWAY.into_response(),
         Some(Accident::SomebodyFaster | Accident::Stalled) | None => response,
