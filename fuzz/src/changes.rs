@@ -3,11 +3,11 @@
 
 use std::collections::HashSet;
 
-use crate::Plain;
+use crate::{Plain, nothing};
 use arbitrary::{Arbitrary, Unstructured};
 use shunt_api::call::encode;
 use shunt_api::{Call, InFlight, Method, Problem, ReleaseName, Upstream, Wait};
-use shunt_switch::follower::{Follower, Ticket};
+use shunt_switch::follower::{Admitted, Follower};
 use shunt_switch::reconcile::{Configured, fits, reconcile};
 use shunt_switch::record::State;
 use shunt_switch::service::{Reply, Served, ServedZone, Service};
@@ -126,16 +126,19 @@ struct Life<'z> {
     served: Vec<Served>,
     rows: Vec<Row>,
     /// What the workers have, and what those have that still serve an older configuration.
-    followers: [Vec<(String, Follower)>; 2],
-    requests: Vec<Request>,
+    followers: [Vec<Following<'z>>; 2],
+    requests: Vec<Request<'z>>,
     /// Columns that lost their release while something was in flight there.
     stray: u64,
 }
 
-struct Request {
+/// An upstream, and each worker that follows it.
+type Following<'z> = (String, Vec<Follower<'z, ()>>);
+
+struct Request<'z> {
     column: u32,
     upgraded: bool,
-    ticket: Option<Ticket>,
+    admitted: Admitted<'z, ()>,
 }
 
 fn release(n: u8) -> ReleaseName {
@@ -198,10 +201,8 @@ impl<'z> Life<'z> {
                 }
                 Step::Begin { upstream, worker, old } => self.begin_request(upstream, worker, old),
                 Step::Upgrade(n) => {
-                    if let Some(request) = pick(&mut self.requests, n)
-                        && let Some(ticket) = &mut request.ticket
-                    {
-                        ticket.upgrade(&self.zone);
+                    if let Some(request) = pick(&mut self.requests, n) {
+                        request.admitted.upgrade();
                         request.upgraded = true;
                     }
                 }
@@ -252,7 +253,11 @@ impl<'z> Life<'z> {
             Served { name: c.name.clone(), zone: 0, record: Some(*record), backup: i % 2 == 0 }
         });
         self.served = served.collect();
-        let follow = |s: &Served| (s.name.clone(), Follower::new(s.record.unwrap_or(0), &s.name));
+        let follow = |s: &Served| {
+            let record = s.record.unwrap_or(0);
+            let worker = |row: &Row| Follower::new(self.zone, *row, record, &s.name);
+            (s.name.clone(), self.rows.iter().map(worker).collect())
+        };
         let followers = self.served.iter().map(follow).collect();
         self.followers[1] = std::mem::replace(&mut self.followers[0], followers);
         self.plan = *plan;
@@ -288,12 +293,12 @@ impl<'z> Life<'z> {
     }
 
     fn begin_request(&mut self, upstream: u8, worker: u8, old: bool) {
-        let row = self.rows[usize::from(worker) % self.rows.len()];
-        let Some((name, follower)) = pick(&mut self.followers[usize::from(old)], upstream) else {
+        let worker = usize::from(worker) % self.rows.len();
+        let Some((name, followers)) = pick(&mut self.followers[usize::from(old)], upstream) else {
             return;
         };
         let name = name.clone();
-        let admitted = follower.admit(&self.zone, row, &mut Plain);
+        let admitted = followers[worker].admit(&mut Plain, nothing);
         let served = self.served.iter().find(|s| s.name == name);
         let admitted = match admitted {
             Ok(Some(admitted)) => admitted,
@@ -308,20 +313,16 @@ impl<'z> Life<'z> {
                 return;
             }
         };
-        let entry = admitted.release().clone();
+        let entry = admitted.to.release.clone();
         if let Some(served) = served {
             // A request that begins now goes where it should, whichever worker has it (P1).
             let now = self.upstream(served).1;
             assert_eq!(now.active.as_ref(), Some(&entry.name));
             assert_eq!(now.generation, admitted.generation);
-            assert!(admitted.ticket.is_some(), "a request is not counted");
+            assert!(admitted.is_open(), "a request is not counted");
         }
-        if let Some(ticket) = admitted.ticket {
-            self.requests.push(Request {
-                column: entry.column,
-                upgraded: false,
-                ticket: Some(ticket),
-            });
+        if admitted.is_open() {
+            self.requests.push(Request { column: entry.column, upgraded: false, admitted });
         }
     }
 
@@ -329,10 +330,7 @@ impl<'z> Life<'z> {
         if self.requests.is_empty() {
             return;
         }
-        let mut request = self.requests.swap_remove(usize::from(n) % self.requests.len());
-        if let Some(ticket) = request.ticket.take() {
-            ticket.give_back(&self.zone);
-        }
+        drop(self.requests.swap_remove(usize::from(n) % self.requests.len()));
     }
 
     /// What is in flight in a column, by our own count.

@@ -2,7 +2,7 @@
 //!
 //! A worker reads it at any time, so nothing that it finds may make it panic, or go round for ever.
 
-use crate::Plain;
+use crate::{Plain, nothing};
 use arbitrary::{Arbitrary, Unstructured};
 use shunt_api::{Call, ReleaseName, ReleaseSpec, SwitchRequest, Wait};
 use shunt_switch::follower::Follower;
@@ -53,8 +53,9 @@ pub fn run(input: &[u8]) -> Verdict {
         .collect();
     // A row, and a count that is there while the damage is done.
     let row = zone.claim_row(Identity::me());
-    let mut follower = Follower::new(served[0].record.unwrap_or_default(), "web");
-    let admitted = follower.admit(&zone, row, &mut Plain).expect("a sound zone");
+    let record = served[0].record.unwrap_or_default();
+    let mut follower = Follower::new(zone, row, record, "web");
+    let admitted = follower.admit(&mut Plain, nothing).expect("a sound zone");
 
     let mut done = 0;
     while done < 64 && !input.is_empty() {
@@ -64,9 +65,7 @@ pub fn run(input: &[u8]) -> Verdict {
     }
 
     // This worker has found the zone before it was damaged, another one looks for it now.
-    if let Some(ticket) = admitted.and_then(|mut a| a.ticket.take()) {
-        ticket.give_back(&zone);
-    }
+    drop(admitted);
     look(&zone, &served, row);
     let Ok(found) = Zone::attach(&words) else {
         zone.leave_row(row);
@@ -160,14 +159,12 @@ fn look(zone: &Zone<'_>, served: &[Served], row: Row) {
         }
     }
     for (upstream, one) in served.iter().enumerate() {
-        let mut follower = Follower::new(upstream, &one.name);
-        let _ = follower.table(zone);
-        if let Ok(Some(mut admitted)) = follower.admit(zone, row, &mut Plain) {
-            assert!(admitted.table.by_name(admitted.release().name.as_str()).is_some());
-            if let Some(mut ticket) = admitted.ticket.take() {
-                ticket.upgrade(zone);
-                ticket.give_back(zone);
-            }
+        let mut follower = Follower::new(*zone, row, upstream, &one.name);
+        let table = follower.table();
+        if let Ok(Some(mut admitted)) = follower.admit(&mut Plain, nothing) {
+            let name = admitted.to.release.name.as_str();
+            assert!(table.is_ok_and(|table| table.by_name(name).is_some()));
+            admitted.upgrade();
         }
     }
 }

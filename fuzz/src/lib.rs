@@ -28,6 +28,11 @@ impl shunt_switch::follower::Wishes for Plain {
     }
 }
 
+/// What a worker makes that needs nothing for a release.
+fn nothing(_: &shunt_switch::table::Entry) -> Result<(), shunt_switch::ZoneError> {
+    Ok(())
+}
+
 /// What a target made of its bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {

@@ -1,6 +1,7 @@
 //! The hooks of an upstream: over which servers does NGINX balance this request?
 
 use std::ffi::c_void;
+use std::rc::Rc;
 
 use nginx_sys::{
     ngx_conf_t, ngx_http_request_t, ngx_http_upstream_server_t, ngx_http_upstream_srv_conf_t,
@@ -9,7 +10,7 @@ use nginx_sys::{
 use ngx::http::{HttpModule, HttpModuleMainConf};
 use shunt_api::ReleaseName;
 use shunt_switch::canary::Point;
-use shunt_switch::follower::Wishes;
+use shunt_switch::follower::{Destination, Wishes};
 
 use crate::HttpShuntModule;
 use crate::claim::Claim;
@@ -17,6 +18,7 @@ use crate::conf::upstream::{DEFAULT_RELEASE, add, member};
 use crate::conf::{MainConf, SrvConf, UpstreamConf};
 use crate::fallback;
 use crate::view::View;
+use crate::worker::AdmitError;
 use crate::wrap::{BUSY, ConfError, Directive, ERROR, OK, bytes};
 
 /// NGINX's callback for an upstream whose block is read.
@@ -103,40 +105,50 @@ unsafe extern "C" fn init_peer(
     let (request, us) = unsafe { (&*r, &*us) };
     let Some(index) = index(us) else { return ERROR };
     let Some(main) = HttpShuntModule::main_conf(request) else { return ERROR };
-    let again = |claim: &mut Claim| {
-        claim.again(request);
-        (claim.view().clone(), fallback::is_on(claim))
-    };
-    let known = Claim::find(request, |c| c.upstream() == index && c.is_open(), again);
-    let chosen = known.or_else(|| {
-        let claim = claim(r, main, index)?;
-        Some((claim.view().clone(), fallback::is_on(claim)))
-    });
-    let Some((view, fallback)) = chosen else { return refuse(r) };
-    let rc = view.init_peer(r);
-    if rc == OK && fallback && !fallback::guard(r, index) {
+    let known = Claim::find(
+        request,
+        |claim| claim.upstream() == index && claim.is_open(),
+        |claim| {
+            claim.again(request);
+            destination(claim)
+        },
+    );
+    let chosen = known.or_else(|| Some(destination(claim(r, us, main, index)?)));
+    let Some((to, may_fall_back)) = chosen else { return refuse(r) };
+    let rc = to.view.init_peer(r);
+    if rc == OK && may_fall_back && !fallback::guard(r, index) {
         return ERROR;
     }
     rc
 }
 
+/// Where a claim's request goes, and whether it may go on from there.
+fn destination(claim: &mut Claim) -> (Rc<Destination<'static, View>>, bool) {
+    let admitted = claim.admitted();
+    (admitted.to.clone(), admitted.may_fall_back)
+}
+
 /// Chooses the request's release and keeps the choice for as long as the request lives.
-fn claim(r: *mut ngx_http_request_t, main: &MainConf, index: usize) -> Option<&'static mut Claim> {
+fn claim(
+    r: *mut ngx_http_request_t,
+    us: &ngx_http_upstream_srv_conf_t,
+    main: &MainConf,
+    index: usize,
+) -> Option<&'static mut Claim> {
     let conf = main.upstreams.get(index)?;
-    // A view outlives the request that makes it, and its pool keeps this log.
-    let cycle_log = ngx::log::ngx_cycle_log().as_ptr();
-    let mut wishes = RequestWishes { r, conf };
-    let chosen =
-        main.worker.try_borrow_mut().ok()?.as_mut()?.admit(index, conf, &mut wishes, cycle_log);
-    match chosen {
-        Ok((admitted, view, zone)) => Claim::keep(r, index, admitted, view, zone),
-        Err(error) => {
-            // SAFETY: a request has a connection, which has a log.
-            let log = unsafe { (*(*r).connection).log };
-            error!(log, "upstream \"{}\": {error}", conf.name);
-            None
-        }
-    }
+    let choose = || {
+        let mut wishes = RequestWishes { r, conf };
+        let chosen = main.worker.try_borrow_mut().ok()?.as_mut()?.admit(index, conf, &mut wishes);
+        chosen.inspect_err(|error| complain(r, conf, error)).ok()
+    };
+    Claim::make(r, us, index, choose)
+}
+
+#[cold]
+fn complain(r: *mut ngx_http_request_t, conf: &UpstreamConf, error: &AdmitError) {
+    // SAFETY: a request has a connection, which has a log.
+    let log = unsafe { (*(*r).connection).log };
+    error!(log, "upstream \"{}\": {error}", conf.name);
 }
 
 /// What a request says about its release, by `shunt_preview` and `shunt_canary_key`.

@@ -5,13 +5,14 @@ use std::ptr;
 use std::rc::Rc;
 
 use nginx_sys::{
-    ngx_http_request_t, ngx_http_upstream_state_t, ngx_int_t, ngx_msec_t, ngx_pool_cleanup_add,
+    ngx_http_request_t, ngx_http_upstream_srv_conf_t, ngx_http_upstream_state_t, ngx_int_t,
+    ngx_msec_t, ngx_palloc, ngx_pool_cleanup_t, ngx_str_t,
 };
-use shunt_switch::Zone;
 use shunt_switch::counters::Ending;
-use shunt_switch::follower::{Admitted, Ticket};
+use shunt_switch::follower::{Admitted, Destination};
 
 use crate::balance::index;
+use crate::version::header_sent;
 use crate::view::View;
 use crate::wrap::bytes;
 
@@ -23,77 +24,101 @@ const UNKNOWN: ngx_msec_t = ngx_msec_t::MAX;
 /// Made once for a request and an upstream, given back with the request's memory. The log phase has
 /// passed then, and a WebSocket's tunnel has ended.
 pub struct Claim {
-    /// Index of the upstream.
-    index: usize,
-    admitted: Admitted,
-    ticket: Option<Ticket>,
-    view: Rc<View>,
-    zone: Zone<'static>,
-    /// The serials of releases that could not be connected to, with their views: the log phase still
-    /// reads the names of their servers.
-    left: Vec<(u64, Rc<View>)>,
+    admitted: Admitted<'static, View>,
     /// The request that goes upstream with it: the one that made the claim, or its main request.
     r: *mut ngx_http_request_t,
-    /// If a subrequest made the claim: that one, and what NGINX calls when it is done upstream.
-    sub: *mut ngx_http_request_t,
-    finalize: Finalize,
-    /// Whether that was called.
-    is_done: bool,
+    /// The subrequest that made the claim, if it was one.
+    sub: Option<Box<Sub>>,
+    left: Option<Box<Left>>,
+    /// The upstream, and its index.
+    us: *const ngx_http_upstream_srv_conf_t,
+    index: usize,
     /// Where its exchanges with this release start in `r->upstream_states`, and where they end if
     /// those with another upstream follow.
-    from: usize,
-    until: Option<usize>,
+    from: u32,
+    until: u32,
+    /// Whether there was none when it was made.
+    is_only: bool,
+}
+
+/// A subrequest that made a claim.
+struct Sub {
+    r: *mut ngx_http_request_t,
+    /// What NGINX calls when it is done upstream, and whether that was called.
+    finalize: Finalize,
+    is_done: bool,
+}
+
+impl Sub {
+    /// Has a subrequest call [`done`] when it is done upstream.
+    #[cold]
+    fn follow(r: *mut ngx_http_request_t) -> Box<Self> {
+        // SAFETY: NGINX calls `peer.init`, which makes claims, for a request with an upstream.
+        let upstream = unsafe { &mut *(*r).upstream };
+        let finalize = upstream.finalize_request.replace(done);
+        Box::new(Self { r, finalize, is_done: false })
+    }
+}
+
+/// A release that could not be connected to: the log phase still reads the names of its servers.
+struct Left {
+    to: Rc<Destination<'static, View>>,
+    before: Option<Box<Left>>,
+}
+
+/// No exchange with another upstream has followed.
+const OPEN: u32 = u32::MAX;
+
+/// A claim in its request's pool, with the pool's entry for it: one piece of memory instead of the
+/// two that `ngx_pool_cleanup_add` takes.
+#[repr(C)]
+struct Kept {
+    cleanup: ngx_pool_cleanup_t,
+    claim: Claim,
 }
 
 impl Claim {
-    /// Keeps a choice for as long as the request lives. `None` when there is no memory; the choice
-    /// is given back then.
-    pub fn keep(
+    /// Makes a choice and keeps it for as long as the request lives. `None` when there is none, or no
+    /// memory.
+    pub fn make(
         r: *mut ngx_http_request_t,
+        us: *const ngx_http_upstream_srv_conf_t,
         index: usize,
-        mut admitted: Admitted,
-        view: Rc<View>,
-        zone: Zone<'static>,
+        choose: impl FnOnce() -> Option<Admitted<'static, View>>,
     ) -> Option<&'static mut Self> {
-        const { assert!(align_of::<Claim>() <= nginx_sys::NGX_ALIGNMENT) };
-        // SAFETY: the request lives.
-        let request = unsafe { &*r };
-        let from = states(request).len();
-        // What follows in this request is the new claim's.
-        Self::find(
-            request,
-            |claim| claim.r == r && claim.until.is_none(),
-            |claim| claim.until = Some(from),
-        );
-        let ticket = admitted.ticket.take();
-        let mut claim = Self {
-            index,
-            admitted,
-            ticket,
-            view,
-            zone,
-            left: Vec::new(),
-            r,
-            sub: ptr::null_mut(),
-            finalize: None,
-            is_done: false,
-            from,
-            until: None,
+        const { assert!(align_of::<Kept>() <= nginx_sys::NGX_ALIGNMENT) };
+        // SAFETY: the request lives, and so does its pool, whose memory is aligned as asserted above.
+        let (request, place) = unsafe {
+            let request = &*r;
+            (request, ngx_palloc(request.pool, size_of::<Kept>()).cast::<Kept>())
         };
-        if r != request.main {
-            // SAFETY: NGINX calls `peer.init`, which makes claims, for a request with an upstream.
-            let upstream = unsafe { &mut *request.upstream };
-            claim.sub = r;
-            claim.finalize = upstream.finalize_request.replace(done);
+        if place.is_null() {
+            return None;
         }
-        // SAFETY: the pool is the request's; memory of a cleanup is aligned as asserted above and as
-        // large as asked for. Without a handler until then, it does nothing.
+        let from = position(states(request).len());
+        let is_only = Self::find(request, |_| true, |_| ()).is_none();
+        if !is_only {
+            // What follows in this request is the new claim's.
+            Self::find(
+                request,
+                |claim| claim.r == r && claim.until == OPEN,
+                |claim| claim.until = from,
+            );
+        }
+        let sub = if r == request.main { None } else { Some(Sub::follow(r)) };
+        let admitted = choose()?;
+        let left = None;
+        let claim = Self { admitted, r, sub, left, us, index, from, until: OPEN, is_only };
+        // SAFETY: the place is as large as asked for, and lives until the pool has called all of its
+        // list, to which this is added at the head, as `ngx_pool_cleanup_add` does.
         unsafe {
-            let cleanup = ngx_pool_cleanup_add(request.pool, size_of::<Self>()).as_mut()?;
-            let place = cleanup.data.cast::<Self>();
-            place.write(claim);
-            cleanup.handler = Some(end_claim);
-            place.as_mut()
+            let pool = request.pool;
+            let data = (&raw mut (*place).claim).cast();
+            let cleanup =
+                ngx_pool_cleanup_t { handler: Some(end_claim), data, next: (*pool).cleanup };
+            place.write(Kept { cleanup, claim });
+            (*pool).cleanup = &raw mut (*place).cleanup;
+            Some(&mut (*place).claim)
         }
     }
 
@@ -150,24 +175,46 @@ impl Claim {
 
     /// The response of a main request begins: what its subrequests, and the upstreams that it was
     /// redirected away from, had in flight has ended, however long the response lasts.
+    #[inline]
     pub fn respond(r: &ngx_http_request_t, upgraded: bool) {
-        let this = ptr::from_ref(r);
+        let changes = Self::find(
+            r,
+            |_| true,
+            |claim| {
+                // As nearly always: the only claim is the one by which the request is answered.
+                upgraded || !claim.is_only || !claim.is_of(r)
+            },
+        );
+        if changes == Some(true) {
+            Self::respond_with_many(r, upgraded);
+        }
+    }
+
+    #[cold]
+    fn respond_with_many(r: &ngx_http_request_t, upgraded: bool) {
         let now = upstream_of(r);
         Self::each(r, |claim| {
             if Some(claim.index) == now {
                 if upgraded {
-                    claim.upgrade();
+                    claim.admitted.upgrade();
                 }
-            } else if ptr::eq(claim.r, this) || claim.is_done {
+            } else if ptr::eq(claim.r, r) || claim.sub.as_ref().is_some_and(|sub| sub.is_done) {
                 claim.end();
             }
             true
         });
     }
 
+    /// Whether it is this request that goes upstream with it, and still does.
+    fn is_of(&self, r: &ngx_http_request_t) -> bool {
+        // SAFETY: a request that goes upstream has the structure.
+        let us = unsafe { r.upstream.as_ref() }.map(|u| u.upstream.cast_const());
+        ptr::eq(self.r, r) && us == Some(self.us)
+    }
+
     /// Whether it counts in flight.
     pub fn is_open(&self) -> bool {
-        self.ticket.is_some()
+        self.admitted.is_open()
     }
 
     /// Index of the upstream.
@@ -176,13 +223,8 @@ impl Claim {
     }
 
     /// The choice.
-    pub fn admitted(&self) -> &Admitted {
+    pub fn admitted(&self) -> &Admitted<'static, View> {
         &self.admitted
-    }
-
-    /// The servers to balance over.
-    pub fn view(&self) -> &Rc<View> {
-        &self.view
     }
 
     /// A request with this claim goes upstream once more: the same one, or one that shares its
@@ -191,79 +233,90 @@ impl Claim {
         let this = ptr::from_ref(r).cast_mut();
         if this == r.main && this != self.r {
             self.r = this;
-            self.from = states(r).len();
-        }
-    }
-
-    fn upgrade(&mut self) {
-        if let Some(ticket) = &mut self.ticket {
-            ticket.upgrade(&self.zone);
+            self.from = position(states(r).len());
         }
     }
 
     /// Serials of the releases that the request was sent to.
     pub fn tried(&self) -> Vec<u64> {
-        let left = self.left.iter().map(|(serial, _)| *serial);
-        left.chain([self.admitted.release().serial]).collect()
+        let left = std::iter::successors(self.left.as_deref(), |left| left.before.as_deref());
+        let left = left.map(|left| left.to.release.serial);
+        left.chain([self.admitted.to.release.serial]).collect()
     }
 
     /// The request goes on to another release, as its exchange number `at` of all.
-    pub fn move_on(&mut self, mut admitted: Admitted, view: Rc<View>, at: usize) {
-        let ending = self.ending(at);
-        if let Some(counters) = self.zone.counters(self.admitted.release().column) {
-            counters.fall_back(ending.connect_failures);
-        }
-        self.leave();
+    pub fn move_on(&mut self, admitted: Admitted<'static, View>, at: usize) {
+        let at = position(at);
+        let ending = self.sum(at);
+        self.admitted.fall_back(ending.connect_failures);
         self.from = at;
-        self.ticket = admitted.ticket.take();
-        let old = std::mem::replace(&mut self.view, view);
-        self.left.push((self.admitted.release().serial, old));
+        let (to, before) = (self.admitted.to.clone(), self.left.take());
+        self.left = Some(Box::new(Left { to, before }));
         self.admitted = admitted;
     }
 
     /// Counts what became of the request, and gives its place in flight back; once.
+    #[inline]
     fn end(&mut self) {
-        // What has no ticket is counted nowhere.
-        if let Some(ticket) = &self.ticket
-            && let Some(counters) = self.zone.counters(ticket.column())
-        {
-            counters.end(self.ending(self.until.unwrap_or(usize::MAX)));
+        if !self.is_open() {
+            return;
         }
-        self.leave();
+        // SAFETY: the request's memory is given back after this.
+        let states = states(unsafe { &*self.r });
+        let from = self.from as usize;
+        // As nearly always: one exchange, which was answered.
+        if self.until == OPEN
+            && let Some(one) = states.get(from)
+            && states.len() == from + 1
+            && one.connect_time != UNKNOWN
+            && one.response_time != UNKNOWN
+        {
+            let ending = self.ending(one.status, 0, one.response_time as u64);
+            self.admitted.end(ending);
+        } else {
+            self.end_of_many();
+        }
     }
 
-    fn leave(&mut self) {
-        if let Some(ticket) = self.ticket.take() {
-            ticket.give_back(&self.zone);
-        }
+    #[cold]
+    fn end_of_many(&mut self) {
+        let ending = self.sum(self.until);
+        self.admitted.end(ending);
     }
 
     /// What the exchanges before number `until` came to.
-    fn ending(&self, until: usize) -> Ending {
-        // SAFETY: the request's memory is given back after this.
+    fn sum(&self, until: u32) -> Ending {
+        // SAFETY: as above.
         let states = states(unsafe { &*self.r });
-        let exchanges = states.get(self.from..until.min(states.len())).unwrap_or_default();
-        let mut ending = Ending::default();
-        let mut time = 0;
+        let until = states.len().min(until as usize);
+        let exchanges = states.get(self.from as usize..until).unwrap_or_default();
+        let (mut status, mut failures, mut time) = (0, 0, 0);
         for state in exchanges {
-            // SAFETY: the name of a server, or the upstream's if none was free, lives with the view.
-            let Some(peer) = (unsafe { state.peer.as_ref() }) else { continue };
-            if state.connect_time == UNKNOWN && state.status != 0 && self.view_has(bytes(peer)) {
-                ending.connect_failures += 1;
+            if state.peer.is_null() {
+                continue;
             }
-            ending.status = u16::try_from(state.status).unwrap_or(0);
+            if state.connect_time == UNKNOWN && state.status != 0 && self.is_server(state.peer) {
+                failures += 1;
+            }
+            status = state.status;
             if state.response_time != UNKNOWN {
                 time += state.response_time as u64;
             }
         }
-        let upgraded = self.ticket.as_ref().is_some_and(Ticket::is_upgraded);
-        ending.time = (ending.status != 0 && !upgraded).then_some(time);
-        ending
+        self.ending(status, failures, time)
     }
 
-    /// Whether this is the name of a server, not that of the upstream.
-    fn view_has(&self, name: &[u8]) -> bool {
-        name != self.admitted.table.upstream.as_bytes()
+    fn ending(&self, status: usize, connect_failures: u64, time: u64) -> Ending {
+        let status = u16::try_from(status).unwrap_or(0);
+        let timed = status != 0 && !self.admitted.is_upgraded();
+        Ending { status, connect_failures, time: timed.then_some(time) }
+    }
+
+    /// Whether this is the name of a server, not that of the upstream, which an exchange has for
+    /// which none was free.
+    fn is_server(&self, name: *const ngx_str_t) -> bool {
+        // SAFETY: the name of a server, or the upstream's, lives with the view.
+        unsafe { bytes(&*name) != self.admitted.to.view.upstream() }
     }
 }
 
@@ -272,6 +325,11 @@ fn upstream_of(r: &ngx_http_request_t) -> Option<usize> {
     // SAFETY: a request that goes upstream has the structure, and from `peer.init` on NGINX's upstream
     // in it.
     unsafe { index(r.upstream.as_ref()?.upstream.as_ref()?) }
+}
+
+/// A place in the exchanges, of which there are never so many.
+fn position(at: usize) -> u32 {
+    u32::try_from(at).unwrap_or(OPEN)
 }
 
 /// The exchanges of a request with all of its upstreams.
@@ -290,24 +348,24 @@ impl Drop for Claim {
 unsafe extern "C" fn done(r: *mut ngx_http_request_t, rc: ngx_int_t) {
     // SAFETY: NGINX gives a request that lives, whose upstream `keep` put this callback into.
     let request = unsafe { &*r };
-    let finalize = Claim::find(request, |claim| claim.sub == r, |claim| claim.finalize).flatten();
+    let is_its = |claim: &Claim| claim.sub.as_ref().is_some_and(|sub| sub.r == r);
+    let finalize = |claim: &mut Claim| claim.sub.as_ref().and_then(|sub| sub.finalize);
+    let finalize = Claim::find(request, is_its, finalize).flatten();
     if let Some(finalize) = finalize {
         // SAFETY: what stood there before takes what this one took.
         unsafe { finalize(r, rc) };
     }
     // SAFETY: the main request lives for as long as its subrequests.
-    let responding = unsafe { (*request.main).header_sent() != 0 };
-    Claim::find(
-        request,
-        |claim| claim.sub == r,
-        |claim| {
-            claim.is_done = true;
-            // If the main request has not taken the claim over, and can no longer do so.
-            if claim.r == r && responding {
-                claim.end();
-            }
-        },
-    );
+    let responding = unsafe { header_sent(&*request.main) };
+    Claim::find(request, is_its, |claim| {
+        if let Some(sub) = &mut claim.sub {
+            sub.is_done = true;
+        }
+        // If the main request has not taken the claim over, and can no longer do so.
+        if claim.r == r && responding {
+            claim.end();
+        }
+    });
 }
 
 unsafe extern "C" fn end_claim(data: *mut c_void) {

@@ -220,8 +220,8 @@ pub struct HoldConf {
     pub max: u64,
     /// Where it stands.
     pub place: Place,
-    /// Index of the upstream, and of its zone; known once all are read.
-    pub upstream: Cell<Option<(usize, usize)>>,
+    /// Index of the upstream; known once all are read.
+    pub upstream: Cell<Option<usize>>,
 }
 
 /// A location with `shunt_api write=on` and no token.

@@ -15,7 +15,6 @@ use nginx_sys::{
 #[cfg(any(ngx_feature = "ssl", ngx_feature = "compat"))]
 use nginx_sys::{ngx_event_save_peer_session_pt, ngx_event_set_peer_session_pt};
 use ngx::http::HttpModuleMainConf;
-use shunt_switch::follower::Reason;
 
 use crate::HttpShuntModule;
 use crate::claim::{Claim, states};
@@ -82,11 +81,6 @@ struct Guard {
     leaving: bool,
 }
 
-/// Whether a request may fall back: one that names its release shall see how that is.
-pub fn is_on(claim: &Claim) -> bool {
-    claim.admitted().table.fallback && claim.admitted().reason != Reason::Preview
-}
-
 /// Stands before the balancing method that was just initialised for a request; `false` when there
 /// is no memory.
 pub fn guard(r: *mut ngx_http_request_t, index: usize) -> bool {
@@ -147,9 +141,8 @@ impl Guard {
 
     fn has_next(&self) -> bool {
         self.with_claim(|claim, main| {
-            let conf = main.upstreams.get(self.index)?;
             let mut worker = main.worker.try_borrow_mut().ok()?;
-            worker.as_mut()?.has_fallback(self.index, conf, &claim.tried()).then_some(())
+            worker.as_mut()?.has_fallback(self.index, &claim.tried()).then_some(())
         })
         .is_some()
     }
@@ -160,14 +153,14 @@ impl Guard {
     /// no reference to it meanwhile.
     fn leave(&mut self, pc: *mut ngx_peer_connection_t) -> bool {
         let r = self.r;
-        let log = ngx::log::ngx_cycle_log().as_ptr();
-        let view = self.with_claim(|claim, main| {
+        let to = self.with_claim(|claim, main| {
             let conf = main.upstreams.get(self.index)?;
             let mut worker = main.worker.try_borrow_mut().ok()?;
-            let next = worker.as_mut()?.fall_back(self.index, conf, &claim.tried(), log);
-            let (admitted, view) = match next {
+            let next = worker.as_mut()?.fall_back(self.index, conf, &claim.tried());
+            let admitted = match next {
                 Ok(next) => next?,
                 Err(error) => {
+                    let log = ngx::log::ngx_cycle_log().as_ptr();
                     error!(log, "upstream \"{}\": {error}", conf.name);
                     return None;
                 }
@@ -176,17 +169,18 @@ impl Guard {
             let request = unsafe { &*r };
             // NGINX has begun the record of the exchange that this is.
             let at = states(request).len().saturating_sub(1);
-            claim.move_on(admitted, view.clone(), at);
-            Some(view)
+            let to = admitted.to.clone();
+            claim.move_on(admitted, at);
+            Some(to)
         });
-        let Some(view) = view else { return false };
+        let Some(to) = to else { return false };
         // SAFETY: the upstream lives as long as its callbacks are called.
         unsafe {
             // Whoever stands before us (`keepalive`) stays there.
             let outer = Method::of(pc);
             // Round robin takes what is there for its own.
             (*pc).data = ptr::null_mut();
-            let rc = view.init_peer(r);
+            let rc = to.view.init_peer(r);
             if rc == OK {
                 self.method = Method::of(pc);
             }

@@ -14,7 +14,6 @@ use nginx_sys::{
     ngx_post_event, ngx_posted_events,
 };
 use ngx::http::{HttpModule, HttpModuleLocationConf, HttpModuleMainConf};
-use shunt_switch::Zone;
 use shunt_switch::follower::{Parking, Ticket};
 
 use crate::HttpShuntModule;
@@ -41,8 +40,7 @@ struct Parked {
     conf: Rc<HoldConf>,
     /// The hold that it waits for the end of.
     hold: u32,
-    ticket: Option<Ticket>,
-    zone: Zone<'static>,
+    ticket: Option<Ticket<'static>>,
     /// When it has waited long enough.
     deadline: ngx_msec_t,
     main: *const MainConf,
@@ -52,8 +50,7 @@ struct Parked {
 impl Parked {
     /// Out of the line, and no longer counted.
     fn leave(&mut self) {
-        if let Some(ticket) = self.ticket.take() {
-            ticket.give_back(&self.zone);
+        if self.ticket.take().is_some() {
             let this = std::ptr::from_mut(self);
             // SAFETY: the configuration lives for as long as its requests.
             let line = unsafe { &(*self.main).line };
@@ -68,9 +65,7 @@ impl Parked {
     }
 
     fn is_held(&self, worker: &mut Option<Worker>) -> bool {
-        let held = |(index, zone)| {
-            worker.as_mut().is_some_and(|worker| worker.is_held(index, zone, self.hold))
-        };
+        let held = |index| worker.as_mut().is_some_and(|worker| worker.is_held(index, self.hold));
         self.conf.upstream.get().is_some_and(held)
     }
 }
@@ -103,14 +98,14 @@ pub unsafe extern "C" fn handler(r: *mut ngx_http_request_t) -> ngx_int_t {
     }
     let waited_for = known.map(|known| &known.conf.name);
     for conf in holds.iter().filter(|conf| Some(&conf.name) != waited_for) {
-        let Some((index, zone)) = conf.upstream.get() else { continue };
+        let Some(index) = conf.upstream.get() else { continue };
         let parking = {
             let Ok(mut worker) = main.worker.try_borrow_mut() else { return ERROR };
             let Some(worker) = worker.as_mut() else { return ERROR };
-            worker.park(index, zone, conf.max)
+            worker.park(index, conf.max)
         };
         match parking {
-            Ok((Parking::Parked(ticket, hold), zone)) => {
+            Ok(Parking::Parked(ticket, hold)) => {
                 // SAFETY: the global is set by the event loop, in this thread.
                 let now = unsafe { ngx_current_msec };
                 let timeout = ngx_msec_t::try_from(conf.timeout.as_millis());
@@ -119,7 +114,6 @@ pub unsafe extern "C" fn handler(r: *mut ngx_http_request_t) -> ngx_int_t {
                     conf: conf.clone(),
                     hold,
                     ticket: Some(ticket),
-                    zone,
                     deadline: known.map_or_else(
                         || now.wrapping_add(timeout.unwrap_or(ngx_msec_t::MAX / 4)),
                         |known| known.deadline,
@@ -129,9 +123,9 @@ pub unsafe extern "C" fn handler(r: *mut ngx_http_request_t) -> ngx_int_t {
                 };
                 return park(request, main, parked);
             }
-            Ok((Parking::Full, _)) => return refuse(request, main, conf),
+            Ok(Parking::Full) => return refuse(request, main, conf),
             // A request that cannot be parked goes on: its upstream says what is wrong.
-            Ok((Parking::Free, _)) | Err(_) => {}
+            Ok(Parking::Free) | Err(_) => {}
         }
     }
     DECLINED
@@ -170,9 +164,9 @@ fn park(r: &mut ngx_http_request_t, main: &MainConf, parked: Parked) -> ngx_int_
 
 /// 503 with the time after which it is worth asking again.
 fn refuse(r: &mut ngx_http_request_t, main: &MainConf, conf: &HoldConf) -> ngx_int_t {
-    let left = conf.upstream.get().map_or(0, |(index, zone)| {
+    let left = conf.upstream.get().map_or(0, |index| {
         let mut worker = main.worker.borrow_mut();
-        worker.as_mut().map_or(0, |worker| worker.hold_ends_in(index, zone))
+        worker.as_mut().map_or(0, |worker| worker.hold_ends_in(index))
     });
     let seconds = left.div_ceil(1000).max(1);
     match add_header(r, ngx::ngx_string!("Retry-After"), &seconds.to_string()) {

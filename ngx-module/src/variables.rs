@@ -58,7 +58,7 @@ unsafe extern "C" fn get_release(
 ) -> ngx_int_t {
     // SAFETY: as above.
     let (r, value) = unsafe { (&*r, &mut *value) };
-    set(r, value, Claim::of(r, |claim| claim.admitted().release().name.to_string()))
+    set(r, value, Claim::of(r, |claim| claim.admitted().to.release.name.to_string()))
 }
 
 unsafe extern "C" fn get_generation(

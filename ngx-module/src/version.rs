@@ -82,12 +82,18 @@ pub fn unsupported(server: &ngx_http_upstream_server_t) -> Option<&'static str> 
 // SAFETY: the functions of `request.c`, with their types; they touch one field of the request.
 unsafe extern "C" {
     safe fn ngx_http_shunt_header_only(r: &ngx_http_request_t) -> ngx_uint_t;
+    safe fn ngx_http_shunt_header_sent(r: &ngx_http_request_t) -> ngx_uint_t;
     safe fn ngx_http_shunt_disable_not_modified(r: &mut ngx_http_request_t);
 }
 
 /// Whether the response has no body, as to a `HEAD`.
 pub fn header_only(r: &ngx_http_request_t) -> bool {
     ngx_http_shunt_header_only(r) != 0
+}
+
+/// Whether the head of the response is on its way.
+pub fn header_sent(r: &ngx_http_request_t) -> bool {
+    ngx_http_shunt_header_sent(r) != 0
 }
 
 /// Lets conditions of the request (`If-Match` and the like) alone from now on.

@@ -16,7 +16,7 @@ use nginx_sys::{
 use shunt_switch::table::Member;
 
 use crate::conf::UpstreamConf;
-use crate::wrap::{ERROR, OK, copy_to_pool};
+use crate::wrap::{ERROR, OK, bytes, copy_to_pool};
 
 /// Why a release has no view.
 #[derive(Debug, thiserror::Error)]
@@ -72,6 +72,12 @@ impl View {
             return Err(ViewError::Method);
         }
         Ok(view)
+    }
+
+    /// The upstream's name.
+    pub fn upstream(&self) -> &[u8] {
+        // SAFETY: the view's copy lives as long as the view, and its name as the configuration.
+        unsafe { bytes(&(*self.uscf).host) }
     }
 
     /// Starts the balancing of a request.

@@ -13,12 +13,14 @@
 
 use shunt_api::InFlight;
 
+use crate::layout::CELL;
 use crate::route::Route;
 use crate::sync::{AtomicU64, Ordering, fence};
 use crate::worker::Identity;
 
 /// What is counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u16)]
 pub enum Kind {
     /// A request.
     Request,
@@ -36,25 +38,30 @@ impl Kind {
     }
 }
 
+/// The words of a cell.
+const IN_FLIGHT: usize = 0;
+const REQUESTS: usize = 1;
+
 /// A cell of a worker, and how the worker may write to it.
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone, Copy)]
 pub struct Cell<'z> {
-    in_flight: &'z AtomicU64,
-    requests: &'z AtomicU64,
+    /// What is in flight, and the requests that ever were here.
+    words: &'z [AtomicU64; CELL],
     shared: bool,
 }
 
 impl<'z> Cell<'z> {
     /// The cell in these two words; `shared` when other workers write to it too.
-    pub(crate) fn new(in_flight: &'z AtomicU64, requests: &'z AtomicU64, shared: bool) -> Self {
-        Self { in_flight, requests, shared }
+    pub(crate) fn new(words: &'z [AtomicU64; CELL], shared: bool) -> Self {
+        Self { words, shared }
     }
 
     /// Counts a request and tells whether `seen` is still the upstream's route. If it is not, the
     /// count is taken back: choose again.
     #[must_use]
+    #[inline]
     pub fn enter(&self, word: &AtomicU64, seen: Route) -> bool {
-        self.change(self.in_flight, |n| n.wrapping_add(Kind::Request.one()));
+        self.change(IN_FLIGHT, |n| n.wrapping_add(Kind::Request.one()));
         fence(Ordering::SeqCst);
         if Route::load(word) == seen {
             self.count();
@@ -67,27 +74,28 @@ impl<'z> Cell<'z> {
 
     /// Counts a request that is parked.
     pub fn park(&self) {
-        self.change(self.in_flight, |n| n.wrapping_add(Kind::Request.one()));
+        self.change(IN_FLIGHT, |n| n.wrapping_add(Kind::Request.one()));
     }
 
     /// Counts one more request that was ever here.
     pub fn count(&self) {
-        self.change(self.requests, |n| n.wrapping_add(1));
+        self.change(REQUESTS, |n| n.wrapping_add(1));
     }
 
     /// The request has become an upgraded connection.
     pub fn upgrade(&self) {
         let change = Kind::Upgraded.one().wrapping_sub(Kind::Request.one());
-        self.change(self.in_flight, |n| n.wrapping_add(change));
+        self.change(IN_FLIGHT, |n| n.wrapping_add(change));
     }
 
     /// What was counted has ended.
     pub fn leave(&self, kind: Kind) {
-        self.change(self.in_flight, |n| n.wrapping_sub(kind.one()));
+        self.change(IN_FLIGHT, |n| n.wrapping_sub(kind.one()));
     }
 
     /// A cell with one writer needs no locked instruction.
-    fn change(&self, word: &AtomicU64, f: impl Fn(u64) -> u64) {
+    fn change(&self, word: usize, f: impl Fn(u64) -> u64) {
+        let word = &self.words[word];
         if self.shared {
             // All changes here are additions, which commute.
             word.fetch_add(f(0), Ordering::Release);
@@ -179,7 +187,7 @@ mod models {
             let seen = Route::load(&s.route);
             let index = seen.active().unwrap();
             let words = if index == 0 { &s.old } else { &s.new };
-            if Cell::new(&words[0], &words[1], false).enter(&s.route, seen) {
+            if Cell::new(words, false).enter(&s.route, seen) {
                 return index;
             }
         }
@@ -223,7 +231,7 @@ mod models {
             let (went_to, s) = worker.join().unwrap();
             if went_to == 0 {
                 assert!(!drained, "called drained with a request in flight");
-                Cell::new(&s.old[0], &s.old[1], false).leave(Kind::Request);
+                Cell::new(&s.old, false).leave(Kind::Request);
             }
             assert_eq!(old_in_flight(&s), 0);
         });
@@ -272,7 +280,7 @@ mod models {
         loom::model(|| {
             let s = shared();
             let cell = |s: &Arc<Shared>| {
-                let cell = Cell::new(&s.old[0], &s.old[1], true);
+                let cell = Cell::new(&s.old, true);
                 assert!(cell.enter(&s.route, Route::new(1, Some(0))));
             };
             let other = {
@@ -307,7 +315,7 @@ mod tests {
             let words = [AtomicU64::new(0), AtomicU64::new(0)];
             let route = AtomicU64::new(0);
             Route::new(1, Some(0)).publish(&route);
-            let cell = Cell::new(&words[0], &words[1], shared);
+            let cell = Cell::new(&words, shared);
             let read = || in_flight(std::iter::once((None, &words[0])), |_| true, || true);
             assert!(cell.enter(&route, Route::new(1, Some(0))));
             assert_eq!(read(), InFlight { requests: 1, upgraded: 0 });

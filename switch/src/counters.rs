@@ -38,8 +38,8 @@ pub struct Ending {
 }
 
 /// The counters of a release.
-#[derive(Clone, Copy)]
-pub struct Counters<'z>(&'z [AtomicU64]);
+#[derive(Debug, Clone, Copy)]
+pub struct Counters<'z>(&'z [AtomicU64; COUNTERS]);
 
 /// The counters as plain numbers.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -55,21 +55,19 @@ pub struct Figures {
 }
 
 impl<'z> Counters<'z> {
-    /// The counters in these words, [`COUNTERS`] of them.
-    pub(crate) fn new(words: &'z [AtomicU64]) -> Self {
+    /// The counters in these words.
+    pub(crate) fn new(words: &'z [AtomicU64; COUNTERS]) -> Self {
         Self(words)
     }
 
     fn add(&self, field: usize, n: u64) {
-        if n != 0
-            && let Some(word) = self.0.get(field)
-        {
-            word.fetch_add(n, Ordering::Relaxed);
+        if n != 0 {
+            self.0[field].fetch_add(n, Ordering::Relaxed);
         }
     }
 
     fn get(&self, field: usize) -> u64 {
-        self.0.get(field).map_or(0, |word| word.load(Ordering::Relaxed))
+        self.0[field].load(Ordering::Relaxed)
     }
 
     /// Counts a request that has ended.
@@ -146,7 +144,7 @@ mod tests {
 
     #[test]
     fn an_ending_is_counted_in_its_class_and_bucket() {
-        let words: Vec<AtomicU64> = (0..COUNTERS).map(|_| AtomicU64::new(0)).collect();
+        let words = std::array::from_fn(|_| AtomicU64::new(0));
         let counters = Counters::new(&words);
         for (status, time) in [
             (200, Some(1)),

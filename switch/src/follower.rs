@@ -5,19 +5,68 @@ use std::rc::Rc;
 use shunt_api::{Portion, ReleaseName};
 
 use crate::canary::Point;
-use crate::cells::Kind;
+use crate::cells::{Cell, Kind};
 use crate::clock;
+use crate::counters::{Counters, Ending};
 use crate::record::State;
 use crate::route::Route;
+use crate::sync::AtomicU64;
 use crate::table::{Entry, Table};
 use crate::zone::{Row, Zone, ZoneError};
 
 /// Follows one upstream; one in each worker.
-#[derive(Debug)]
-pub struct Follower {
+///
+/// `V` is what the worker makes for each release that it meets, for as long as requests go there.
+pub struct Follower<'z, V> {
+    zone: Zone<'z>,
+    row: Row,
     upstream: usize,
+    route: &'z AtomicU64,
     name: String,
-    known: Option<State>,
+    known: Option<Known<'z, V>>,
+}
+
+/// What a worker knows of an upstream.
+struct Known<'z, V> {
+    state: State,
+    /// The place of the active release in the table.
+    active: Option<usize>,
+    /// The releases that requests went to, at their places in the table.
+    destinations: Vec<Option<Rc<Destination<'z, V>>>>,
+    /// Where every request goes as long as there is nothing to choose: neither preview nor canary.
+    only: Option<Rc<Destination<'z, V>>>,
+}
+
+/// A release that requests go to: where this worker counts them, and what it has made for it.
+#[derive(Debug)]
+pub struct Destination<'z, V> {
+    /// The release.
+    pub release: Entry,
+    /// What was made for it.
+    pub view: V,
+    cell: Cell<'z>,
+    counters: Counters<'z>,
+}
+
+impl<'z, V> Known<'z, V> {
+    /// Takes over what is still good of what was known before: a serial stands for the same servers
+    /// and the same counts.
+    fn new(state: State, active: Option<usize>, before: Option<Self>) -> Self {
+        let destinations = match before {
+            Some(before) if Rc::ptr_eq(&before.state.table, &state.table) => before.destinations,
+            before => {
+                let mut known = before.map(|known| known.destinations).unwrap_or_default();
+                let mut find = |entry: &Entry| {
+                    let is = |d: &Option<Rc<Destination<'z, V>>>| {
+                        d.as_ref().is_some_and(|d| d.release.serial == entry.serial)
+                    };
+                    known.iter().position(is).and_then(|at| known.swap_remove(at))
+                };
+                state.table.releases.iter().map(&mut find).collect()
+            }
+        };
+        Self { state, active, destinations, only: None }
+    }
 }
 
 /// What a request says about the release that it should go to; asked only when it matters.
@@ -55,127 +104,168 @@ impl Reason {
     }
 }
 
-/// A request that was counted in flight.
+/// A request on its way to a release.
 #[derive(Debug)]
-pub struct Admitted {
-    /// The generation by which its release was chosen.
+pub struct Admitted<'z, V> {
+    /// The release.
+    pub to: Rc<Destination<'z, V>>,
+    /// The generation by which it was chosen.
     pub generation: u32,
     /// Why it was chosen.
     pub reason: Reason,
-    /// The table that it was chosen from.
-    pub table: Rc<Table>,
-    /// Its place in that table.
-    at: usize,
-    /// What has to be given back when it ends.
-    pub ticket: Option<Ticket>,
+    /// Whether the request may go on to another release (`shunt_fallback`). One that names its
+    /// release shall see how that is.
+    pub may_fall_back: bool,
+    /// As what it is counted in flight, until it has ended.
+    counted: Option<Kind>,
 }
 
-impl Admitted {
-    /// The release that it goes to.
+impl<V> Admitted<'_, V> {
+    /// Whether it counts in flight.
     #[must_use]
-    pub fn release(&self) -> &Entry {
-        &self.table.releases[self.at]
-    }
-}
-
-/// One count in flight. It is given back by [`Ticket::give_back`], which takes it: exactly once.
-#[derive(Debug)]
-#[must_use = "a ticket that is dropped leaves a request in flight for ever"]
-pub struct Ticket {
-    row: Row,
-    column: u32,
-    kind: Kind,
-}
-
-impl Ticket {
-    /// Where the request is counted.
-    #[must_use]
-    pub fn column(&self) -> u32 {
-        self.column
+    pub fn is_open(&self) -> bool {
+        self.counted.is_some()
     }
 
-    /// Whether it is an upgraded connection by now.
+    /// Whether it is an upgraded connection.
     #[must_use]
     pub fn is_upgraded(&self) -> bool {
-        self.kind == Kind::Upgraded
+        self.counted == Some(Kind::Upgraded)
     }
 
     /// The request has become an upgraded connection.
-    pub fn upgrade(&mut self, zone: &Zone<'_>) {
-        if self.kind == Kind::Request
-            && let Some(cell) = zone.cell(self.row, self.column)
-        {
-            cell.upgrade();
-            self.kind = Kind::Upgraded;
+    pub fn upgrade(&mut self) {
+        if self.counted == Some(Kind::Request) {
+            self.to.cell.upgrade();
+            self.counted = Some(Kind::Upgraded);
         }
     }
 
-    /// The request, or the connection, has ended.
-    pub fn give_back(self, zone: &Zone<'_>) {
-        if let Some(cell) = zone.cell(self.row, self.column) {
-            cell.leave(self.kind);
+    /// Counts what became of the request, and then that it is in flight no more; once.
+    pub fn end(&mut self, ending: Ending) {
+        // What is not in flight is counted nowhere.
+        if self.is_open() {
+            self.to.counters.end(ending);
+            self.leave();
         }
+    }
+
+    /// The request goes on to another release, after so many failures to connect.
+    pub fn fall_back(&mut self, connect_failures: u64) {
+        self.to.counters.fall_back(connect_failures);
+        self.leave();
+    }
+
+    fn leave(&mut self) {
+        if let Some(kind) = self.counted.take() {
+            self.to.cell.leave(kind);
+        }
+    }
+}
+
+impl<V> Drop for Admitted<'_, V> {
+    fn drop(&mut self) {
+        self.leave();
+    }
+}
+
+/// A request that is parked, and counted until this is dropped.
+#[derive(Debug)]
+#[must_use = "what is dropped at once counts nothing"]
+pub struct Ticket<'z> {
+    cell: Cell<'z>,
+}
+
+impl Drop for Ticket<'_> {
+    fn drop(&mut self) {
+        self.cell.leave(Kind::Request);
     }
 }
 
 /// What becomes of a request that may have to wait.
 #[derive(Debug)]
-pub enum Parking {
+pub enum Parking<'z> {
     /// Nothing is held: it goes on.
     Free,
     /// It waits until this hold has ended, and is counted.
-    Parked(Ticket, u32),
+    Parked(Ticket<'z>, u32),
     /// As many as may wait do so already.
     Full,
 }
 
-impl Follower {
-    /// Follows the upstream in this record, which must have this name.
+impl<'z, V> Follower<'z, V> {
+    /// Follows the upstream in this record, which must have this name, and counts in this row.
     #[must_use]
-    pub fn new(upstream: usize, name: &str) -> Self {
-        Self { upstream, name: name.to_owned(), known: None }
+    pub fn new(zone: Zone<'z>, row: Row, upstream: usize, name: &str) -> Self {
+        let route = zone.route_word(upstream);
+        Self { zone, row, upstream, route, name: name.to_owned(), known: None }
     }
 
     /// Brings what is known up to date, and tells whether it is still the upstream's.
     ///
     /// A later configuration without this upstream may have given its record away. The workers that
     /// still have it go on with what they knew.
-    fn follow(&mut self, zone: &Zone<'_>) -> Result<(&State, bool), ZoneError> {
-        let route = Route::load(zone.route_word(self.upstream));
+    fn follow(&mut self) -> Result<(&mut Known<'z, V>, bool), ZoneError> {
+        let route = Route::load(self.route);
         let mut ours = true;
-        if self.known.as_ref().is_none_or(|known| known.route != route) {
-            let state = zone.state(self.upstream, self.known.as_ref())?;
-            ours = state.table.upstream == self.name;
-            if ours {
-                self.known = Some(state);
-            }
+        if self.known.as_ref().is_none_or(|known| known.state.route != route) {
+            ours = self.read()?;
         }
-        let known = self.known.as_ref().ok_or(ZoneError::Damaged(self.upstream))?;
+        let known = self.known.as_mut().ok_or(ZoneError::Damaged(self.upstream))?;
         Ok((known, ours))
     }
 
-    /// The releases as they are now, to tell which of a worker's views are still of use.
+    /// Reads the upstream, and tells whether it is still there.
+    #[cold]
+    fn read(&mut self) -> Result<bool, ZoneError> {
+        let known = self.known.as_ref().map(|known| &known.state);
+        let state = self.zone.state(self.upstream, known)?;
+        let ours = state.table.upstream == self.name;
+        if ours {
+            let place = |index: u8| {
+                let place = state.table.releases.iter().position(|e| e.index == index);
+                place.ok_or(ZoneError::Damaged(self.upstream))
+            };
+            let active = state.route.active().map(place).transpose()?;
+            self.known = Some(Known::new(state, active, self.known.take()));
+        }
+        Ok(ours)
+    }
+
+    /// The releases as they are now.
     ///
     /// # Errors
     ///
     /// [`ZoneError::Damaged`].
-    pub fn table(&mut self, zone: &Zone<'_>) -> Result<Rc<Table>, ZoneError> {
-        Ok(self.follow(zone)?.0.table.clone())
+    pub fn table(&mut self) -> Result<Rc<Table>, ZoneError> {
+        Ok(self.follow()?.0.state.table.clone())
     }
 
     /// Chooses the release of a new request and counts it in flight there. `None` when no release
-    /// is active.
+    /// is active. `make` makes what the worker needs for a release that it meets.
     ///
     /// # Errors
     ///
-    /// [`ZoneError::Damaged`].
-    pub fn admit(
+    /// [`ZoneError::Damaged`], and what `make` says.
+    pub fn admit<E: From<ZoneError>>(
         &mut self,
-        zone: &Zone<'_>,
-        row: Row,
         wishes: &mut impl Wishes,
-    ) -> Result<Option<Admitted>, ZoneError> {
-        self.enter(zone, row, |state| choose(state, wishes))
+        make: impl FnMut(&Entry) -> Result<V, E>,
+    ) -> Result<Option<Admitted<'z, V>>, E> {
+        match self.admit_at_once() {
+            Some(admitted) => Ok(Some(admitted)),
+            None => self.enter(|known| choose(known, wishes), make),
+        }
+    }
+
+    /// The same where there is nothing to choose and nothing to make, as for nearly every request;
+    /// `None` says nothing. Nothing is looked up here that is the same for all requests.
+    #[inline]
+    pub fn admit_at_once(&self) -> Option<Admitted<'z, V>> {
+        let route = Route::load(self.route);
+        let known = self.known.as_ref().filter(|known| known.state.route == route)?;
+        let to = known.only.as_ref().filter(|to| to.cell.enter(self.route, route))?;
+        Some(known.admitted(to, Reason::Active, true))
     }
 
     /// Chooses where a request goes on whose release could not be connected to, and counts it there:
@@ -184,14 +274,13 @@ impl Follower {
     ///
     /// # Errors
     ///
-    /// [`ZoneError::Damaged`].
-    pub fn fall_back(
+    /// As [`Follower::admit`].
+    pub fn fall_back<E: From<ZoneError>>(
         &mut self,
-        zone: &Zone<'_>,
-        row: Row,
         tried: &[u64],
-    ) -> Result<Option<Admitted>, ZoneError> {
-        self.enter(zone, row, |state| Some((next(state, tried)?, Reason::Fallback)))
+        make: impl FnMut(&Entry) -> Result<V, E>,
+    ) -> Result<Option<Admitted<'z, V>>, E> {
+        self.enter(|known| Some((next(&known.state, tried)?, Reason::Fallback)), make)
     }
 
     /// Whether [`Follower::fall_back`] would find one.
@@ -199,41 +288,33 @@ impl Follower {
     /// # Errors
     ///
     /// [`ZoneError::Damaged`].
-    pub fn has_fallback(&mut self, zone: &Zone<'_>, tried: &[u64]) -> Result<bool, ZoneError> {
-        Ok(next(self.follow(zone)?.0, tried).is_some())
+    pub fn has_fallback(&mut self, tried: &[u64]) -> Result<bool, ZoneError> {
+        Ok(next(&self.follow()?.0.state, tried).is_some())
     }
 
-    fn enter(
+    #[cold]
+    fn enter<E: From<ZoneError>>(
         &mut self,
-        zone: &Zone<'_>,
-        row: Row,
-        mut choose: impl FnMut(&State) -> Option<(u8, Reason)>,
-    ) -> Result<Option<Admitted>, ZoneError> {
-        let upstream = self.upstream;
-        let damaged = || ZoneError::Damaged(upstream);
+        mut choose: impl FnMut(&Known<'z, V>) -> Option<(usize, Reason)>,
+        mut make: impl FnMut(&Entry) -> Result<V, E>,
+    ) -> Result<Option<Admitted<'z, V>>, E> {
+        let (zone, row, route) = (self.zone, self.row, self.route);
+        let damaged = ZoneError::Damaged(self.upstream);
         loop {
-            let (state, ours) = self.follow(zone)?;
-            let Some((index, reason)) = choose(state) else { return Ok(None) };
-            let at = state.table.releases.iter().position(|e| e.index == index);
-            let at = at.ok_or_else(damaged)?;
-            let column = state.table.releases[at].column;
-            let cell = zone.cell(row, column).ok_or_else(damaged)?;
-            // In a record that is another upstream's now there is nothing to count.
-            let ticket = if !ours {
-                None
-            } else if cell.enter(zone.route_word(upstream), state.route) {
-                Some(Ticket { row, column, kind: Kind::Request })
-            } else {
-                continue;
+            let (known, ours) = self.follow()?;
+            let Some((at, reason)) = choose(known) else { return Ok(None) };
+            let to = match known.destinations.get(at) {
+                Some(Some(to)) => to.clone(),
+                _ => known.meet(at, &zone, row, &mut make)?.ok_or_else(|| damaged.clone())?,
             };
-            let generation = state.route.generation();
-            return Ok(Some(Admitted {
-                generation,
-                reason,
-                table: state.table.clone(),
-                at,
-                ticket,
-            }));
+            // In a record that is another upstream's now there is nothing to count.
+            if ours && !to.cell.enter(route, known.state.route) {
+                continue;
+            }
+            if ours && reason == Reason::Active && known.has_no_choice() {
+                known.only = Some(to.clone());
+            }
+            return Ok(Some(known.admitted(&to, reason, ours)));
         }
     }
 
@@ -242,16 +323,16 @@ impl Follower {
     /// # Errors
     ///
     /// [`ZoneError::Damaged`].
-    pub fn hold(&mut self, zone: &Zone<'_>) -> Result<Option<u32>, ZoneError> {
-        if !Route::load(zone.route_word(self.upstream)).is_held() {
+    pub fn hold(&mut self) -> Result<Option<u32>, ZoneError> {
+        if !Route::load(self.route).is_held() {
             return Ok(None);
         }
         // Nobody would ever end the hold of a zone that was given up.
-        if zone.is_retired() {
+        if self.zone.is_retired() {
             return Ok(None);
         }
-        let (state, ours) = self.follow(zone)?;
-        Ok(state.hold(clock::since_boot()).filter(|_| ours))
+        let (known, ours) = self.follow()?;
+        Ok(known.state.hold(clock::since_boot()).filter(|_| ours))
     }
 
     /// Parks a request if new requests are held, unless `max` are parked already, in all workers.
@@ -259,15 +340,14 @@ impl Follower {
     /// # Errors
     ///
     /// [`ZoneError::Damaged`].
-    pub fn park(&mut self, zone: &Zone<'_>, row: Row, max: u64) -> Result<Parking, ZoneError> {
-        let Some(hold) = self.hold(zone)? else { return Ok(Parking::Free) };
-        let column = self.follow(zone)?.0.table.parked;
-        let cell = zone.cell(row, column).ok_or(ZoneError::Damaged(self.upstream))?;
+    pub fn park(&mut self, max: u64) -> Result<Parking<'z>, ZoneError> {
+        let Some(hold) = self.hold()? else { return Ok(Parking::Free) };
+        let column = self.follow()?.0.state.table.parked;
+        let cell = self.zone.cell(self.row, column).ok_or(ZoneError::Damaged(self.upstream))?;
         cell.park();
-        let ticket = Ticket { row, column, kind: Kind::Request };
+        let ticket = Ticket { cell };
         // Counted first and looked at then: two workers may both refuse, but never both let in.
-        if zone.in_flight(column).requests > max {
-            ticket.give_back(zone);
+        if self.zone.in_flight(column).requests > max {
             return Ok(Parking::Full);
         }
         cell.count();
@@ -279,46 +359,101 @@ impl Follower {
     /// # Errors
     ///
     /// [`ZoneError::Damaged`].
-    pub fn hold_ends_in(&mut self, zone: &Zone<'_>) -> Result<u64, ZoneError> {
-        Ok(self.follow(zone)?.0.held_until.saturating_sub(clock::since_boot()))
+    pub fn hold_ends_in(&mut self) -> Result<u64, ZoneError> {
+        Ok(self.follow()?.0.state.held_until.saturating_sub(clock::since_boot()))
     }
 }
 
-/// The index of the release that a request falls back to.
-fn next(state: &State, tried: &[u64]) -> Option<u8> {
+impl<'z, V> Known<'z, V> {
+    /// Whether all new requests go to the same release.
+    fn has_no_choice(&self) -> bool {
+        !self.state.table.preview && self.state.route.canary().is_none()
+    }
+
+    /// A request that goes to this release, counted there or not.
+    fn admitted(
+        &self,
+        to: &Rc<Destination<'z, V>>,
+        reason: Reason,
+        counted: bool,
+    ) -> Admitted<'z, V> {
+        Admitted {
+            to: to.clone(),
+            generation: self.state.route.generation(),
+            reason,
+            may_fall_back: self.state.table.fallback && reason != Reason::Preview,
+            counted: counted.then_some(Kind::Request),
+        }
+    }
+
+    /// Meets a release for the first time. `None` when there is no such place to count in.
+    #[cold]
+    fn meet<E>(
+        &mut self,
+        at: usize,
+        zone: &Zone<'z>,
+        row: Row,
+        make: &mut impl FnMut(&Entry) -> Result<V, E>,
+    ) -> Result<Option<Rc<Destination<'z, V>>>, E> {
+        let Some(release) = self.state.table.releases.get(at) else { return Ok(None) };
+        let (cell, counters) = (zone.cell(row, release.column), zone.counters(release.column));
+        let (Some(cell), Some(counters), Some(place)) =
+            (cell, counters, self.destinations.get_mut(at))
+        else {
+            return Ok(None);
+        };
+        let view = make(release)?;
+        let to = Rc::new(Destination { release: release.clone(), view, cell, counters });
+        Ok(Some(place.insert(to).clone()))
+    }
+}
+
+/// The place of the release that a request falls back to.
+fn next(state: &State, tried: &[u64]) -> Option<usize> {
     if !state.table.fallback {
         return None;
     }
-    [state.route.active(), state.previous].into_iter().flatten().find(|index| {
-        state.table.by_index(*index).is_some_and(|entry| !tried.contains(&entry.serial))
+    [state.route.active(), state.previous].into_iter().flatten().find_map(|index| {
+        let fresh = |e: &Entry| e.index == index && !tried.contains(&e.serial);
+        state.table.releases.iter().position(fresh)
     })
 }
 
-/// The release of a new request, and why.
-fn choose(state: &State, wishes: &mut impl Wishes) -> Option<(u8, Reason)> {
+/// The place of a new request's release, and why it is that one.
+fn choose<V>(known: &Known<'_, V>, wishes: &mut impl Wishes) -> Option<(usize, Reason)> {
+    let state = &known.state;
     let canary = state.route.canary();
+    let place = |wanted: &dyn Fn(&Entry) -> bool| {
+        let at = state.table.releases.iter().position(wanted)?;
+        Some((at, &state.table.releases[at]))
+    };
     if state.table.preview
         && let Some(name) = wishes.preview()
-        && let Some(entry) = state.table.by_name(name.as_str())
+        && let Some((at, entry)) = place(&|e| e.name == name)
         && (!state.is_exposed(entry.index)
             || state.route.active() == Some(entry.index)
             || canary.is_some_and(|(index, _)| index == entry.index))
     {
-        return Some((entry.index, Reason::Preview));
+        return Some((at, Reason::Preview));
     }
     if let Some((index, share)) = canary
         && share > Portion::of_parts(0)
-        && let Some(entry) = state.table.by_index(index)
+        && let Some((at, entry)) = place(&|e| e.index == index)
         && (share.parts() == Portion::WHOLE || wishes.point(&entry.name).is_within(share))
     {
-        return Some((index, Reason::Canary));
+        return Some((at, Reason::Canary));
     }
-    state.route.active().map(|index| (index, Reason::Active))
+    known.active.map(|at| (at, Reason::Active))
 }
 
 #[cfg(all(test, not(loom)))]
 pub(crate) mod testing {
     use super::*;
+
+    /// What a worker makes that needs nothing.
+    pub fn nothing(_: &Entry) -> Result<(), ZoneError> {
+        Ok(())
+    }
 
     /// A request without any wish.
     pub struct Plain;
@@ -336,7 +471,7 @@ pub(crate) mod testing {
 
 #[cfg(all(test, not(loom)))]
 mod tests {
-    use super::testing::Plain;
+    use super::testing::{Plain, nothing};
     use super::*;
     use crate::change;
     use crate::reconcile::{Configured, reconcile};
@@ -363,9 +498,8 @@ mod tests {
 
     struct World<'z> {
         zone: Zone<'z>,
-        row: Row,
         record: usize,
-        follower: Follower,
+        follower: Follower<'z, ()>,
     }
 
     impl<'z> World<'z> {
@@ -381,7 +515,7 @@ mod tests {
             let configured = [Configured { name: web, fallback, preview, releases }];
             let record = reconcile(&zone, &configured, None).unwrap().records[0];
             let row = zone.claim_row(Identity::me());
-            Self { zone, row, record, follower: Follower::new(record, "web") }
+            Self { zone, record, follower: Follower::new(zone, row, record, "web") }
         }
 
         fn change(&self, f: impl FnOnce(&State) -> Option<State>) {
@@ -395,22 +529,18 @@ mod tests {
 
         /// Where a request goes, and why; it ends at once.
         fn goes(&mut self, wishes: &mut impl Wishes) -> (String, Reason) {
-            let admitted = self.follower.admit(&self.zone, self.row, wishes).unwrap().unwrap();
-            let went = (admitted.release().name.to_string(), admitted.reason);
-            admitted.ticket.unwrap().give_back(&self.zone);
-            went
+            let admitted = self.follower.admit(wishes, nothing).unwrap().unwrap();
+            (admitted.to.release.name.to_string(), admitted.reason)
         }
 
         fn falls_back(&mut self, tried: &[&str]) -> Option<String> {
             let state = self.zone.state(self.record, None).unwrap();
             let serials: Vec<u64> =
                 tried.iter().map(|n| state.table.by_name(n).unwrap().serial).collect();
-            let admitted = self.follower.fall_back(&self.zone, self.row, &serials).unwrap()?;
-            let column = admitted.release().column;
+            let admitted = self.follower.fall_back(&serials, nothing).unwrap()?;
+            let column = admitted.to.release.column;
             assert_eq!(self.zone.in_flight(column).requests, 1, "it is counted where it goes");
-            let went = admitted.release().name.to_string();
-            admitted.ticket.unwrap().give_back(&self.zone);
-            Some(went)
+            Some(admitted.to.release.name.to_string())
         }
     }
 
@@ -467,14 +597,14 @@ mod tests {
     fn requests_are_parked_while_there_is_room_and_the_hold_ends_by_itself() {
         let words = words(1 << 18);
         let mut w = World::new(&words);
-        assert!(matches!(w.follower.park(&w.zone, w.row, 9).unwrap(), Parking::Free));
+        assert!(matches!(w.follower.park(9).unwrap(), Parking::Free));
         let hold =
             |until| move |state: &State| Some(change::hold(state, clock::since_boot(), until));
         w.change(hold(clock::since_boot() + 3_600_000));
-        let first = w.follower.hold(&w.zone).unwrap();
+        let first = w.follower.hold().unwrap();
         let mut tickets = Vec::new();
         for _ in 0..2 {
-            match w.follower.park(&w.zone, w.row, 2).unwrap() {
+            match w.follower.park(2).unwrap() {
                 Parking::Parked(ticket, hold) => {
                     assert_eq!(Some(hold), first);
                     tickets.push(ticket);
@@ -482,20 +612,20 @@ mod tests {
                 other => panic!("{other:?}"),
             }
         }
-        assert!(matches!(w.follower.park(&w.zone, w.row, 2).unwrap(), Parking::Full));
-        let parked = w.follower.table(&w.zone).unwrap().parked;
+        assert!(matches!(w.follower.park(2).unwrap(), Parking::Full));
+        let parked = w.follower.table().unwrap().parked;
         assert_eq!((w.zone.in_flight(parked).requests, w.zone.requests(parked)), (2, 2));
-        tickets.into_iter().for_each(|ticket| ticket.give_back(&w.zone));
+        drop(tickets);
         w.change(hold(u64::MAX));
-        assert_eq!(w.follower.hold(&w.zone).unwrap(), first, "it goes on");
+        assert_eq!(w.follower.hold().unwrap(), first, "it goes on");
         w.change(change::resume);
         w.change(hold(u64::MAX));
-        let second = w.follower.hold(&w.zone).unwrap();
+        let second = w.follower.hold().unwrap();
         assert!(second.is_some() && second != first, "who waited for the first goes on");
         w.change(hold(clock::since_boot()));
-        assert_eq!(w.follower.hold(&w.zone).unwrap(), None, "its time is over");
+        assert_eq!(w.follower.hold().unwrap(), None, "its time is over");
         w.change(hold(u64::MAX));
         w.zone.retire();
-        assert_eq!(w.follower.hold(&w.zone).unwrap(), None, "nobody would ever end it");
+        assert_eq!(w.follower.hold().unwrap(), None, "nobody would ever end it");
     }
 }

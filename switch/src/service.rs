@@ -462,7 +462,9 @@ impl Service<'_> {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
-    use crate::follower::{Follower, testing::Plain};
+    use crate::counters::Ending;
+    use crate::follower::Follower;
+    use crate::follower::testing::{Plain, nothing};
     use crate::reconcile::{Configured, reconcile};
     use crate::table::Member;
     use crate::worker::Identity;
@@ -640,26 +642,24 @@ mod tests {
             service.has_come("web", &wait, &mut None).unwrap()
         };
         let row = f.zone.claim_row(Identity::me());
-        let mut follower = Follower::new(f.served[0].record.unwrap(), "web");
-        let mut admitted = follower.admit(&f.zone, row, &mut Plain).unwrap().unwrap();
-        assert_eq!(admitted.release().name.as_str(), "default");
-        let mut ticket = admitted.ticket.take().unwrap();
+        let mut follower = Follower::new(f.zone, row, f.served[0].record.unwrap(), "web");
+        let mut admitted = follower.admit(&mut Plain, nothing).unwrap().unwrap();
+        assert_eq!(admitted.to.release.name.as_str(), "default");
         assert!(!drained());
         f.switch("v1", None).unwrap();
         assert!(!drained());
         let problem = f.ask(Method::Delete, "/v1/upstreams/web/releases/default", None, "");
         assert_eq!(problem.unwrap_err().status, 409);
-        ticket.upgrade(&f.zone);
+        admitted.upgrade();
         assert_eq!(f.state().1["releases"][0]["in_flight"]["upgraded"], 1);
         assert_eq!(f.state().1["releases"][0]["state"], "previous");
-        ticket.give_back(&f.zone);
+        drop(admitted);
         assert!(!drained(), "requests may still fall back to it");
         assert_eq!(f.state().1["releases"][0]["state"], "previous");
         f.ask(Method::Delete, "/v1/upstreams/web/previous", None, "").unwrap();
         assert!(drained());
-        let next = follower.admit(&f.zone, row, &mut Plain).unwrap().unwrap();
-        assert_eq!(next.release().name.as_str(), "v1");
-        next.ticket.unwrap().give_back(&f.zone);
+        let next = follower.admit(&mut Plain, nothing).unwrap().unwrap();
+        assert_eq!(next.to.release.name.as_str(), "v1");
     }
 
     #[test]
@@ -709,16 +709,10 @@ mod tests {
         f.put("v1", 10);
         f.switch("v1", None).unwrap();
         let row = f.zone.claim_row(Identity::me());
-        let mut follower = Follower::new(f.served[0].record.unwrap(), "web");
+        let mut follower = Follower::new(f.zone, row, f.served[0].record.unwrap(), "web");
         for _ in 0..3 {
-            let admitted = follower.admit(&f.zone, row, &mut Plain).unwrap().unwrap();
-            let column = admitted.release().column;
-            f.zone.counters(column).unwrap().end(crate::counters::Ending {
-                status: 200,
-                connect_failures: 1,
-                time: Some(7),
-            });
-            admitted.ticket.unwrap().give_back(&f.zone);
+            let mut admitted = follower.admit(&mut Plain, nothing).unwrap().unwrap();
+            admitted.end(Ending { status: 200, connect_failures: 1, time: Some(7) });
         }
         let saved = Snapshot::read(&f.folder.path().join("state.json")).unwrap();
         let carried = crate::carry::Carried::from(&f.zone).unwrap();

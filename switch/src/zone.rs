@@ -220,9 +220,8 @@ impl<'z> Zone<'z> {
     #[must_use]
     pub fn cell(&self, row: Row, column: u32) -> Option<Cell<'z>> {
         let column = usize::try_from(column).ok().filter(|c| *c < self.layout.columns)?;
-        let at = self.layout.cell(row.0, column);
-        let shared = row.0 == self.layout.workers;
-        Some(Cell::new(self.word(at.start), self.word(at.start + 1), shared))
+        let words = self.words[self.layout.cell(row.0, column)].first_chunk()?;
+        Some(Cell::new(words, row.0 == self.layout.workers))
     }
 
     /// What is in flight in a column, as of a moment after the caller last loaded a route.
@@ -262,7 +261,7 @@ impl<'z> Zone<'z> {
     #[must_use]
     pub fn counters(&self, column: u32) -> Option<Counters<'z>> {
         let column = usize::try_from(column).ok().filter(|c| *c < self.layout.columns)?;
-        Some(Counters::new(&self.words[self.layout.counters(column)]))
+        self.words[self.layout.counters(column)].first_chunk().map(Counters::new)
     }
 
     /// Workers that count here and live.

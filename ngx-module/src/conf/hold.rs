@@ -99,7 +99,7 @@ pub fn postconfiguration(cf: &mut ngx_conf_t, main: &MainConf) -> bool {
             );
             return false;
         };
-        hold.upstream.set(Some((index, main.upstreams[index].zone)));
+        hold.upstream.set(Some(index));
     }
     if main.holds.is_empty() {
         return true;
