@@ -1,7 +1,7 @@
 # What one does with this repository. `make help` lists it.
 
 .DELETE_ON_ERROR:
-.PHONY: help build packages module bin test check fuzz miri memcheck demo clean
+.PHONY: help build packages module bin test check fuzz miri memcheck bench demo clean
 
 # The first target.
 help: ## this list
@@ -37,6 +37,9 @@ miri: ## the types and the state machine in Rust's interpreter, which sees undef
 
 memcheck: ## NGINX with the module under valgrind: switches, reloads, killed workers
 	scripts/memcheck
+
+bench: build ## what a request costs with the module, in instructions, beside NGINX without it
+	scripts/bench
 
 demo: bin ## a deploy under load, one that is refused, a rollback (KEEP=1 leaves it running)
 	scripts/module stable

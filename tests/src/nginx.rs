@@ -139,11 +139,12 @@ impl Nginx {
             .replace("%STATE%", &format!("{folder}/state/state.json"))
             .replace("%PORT%", &self.port.to_string())
             .replace("%FOLDER%", &folder);
+        let load = |module: &PathBuf| format!("load_module {};\n", module.display());
         let text = format!(
-            "load_module {};\nworker_processes {};\n{user}\npid {folder}/nginx.pid;\n\
+            "{}worker_processes {};\n{user}\npid {folder}/nginx.pid;\n\
              error_log {folder}/error.log info;\nevents {{ worker_connections 4096; }}\n\
              http {{\naccess_log off;\nkeepalive_requests 10000000;\n{temp}\n{http}\n}}\n",
-            self.build.module.display(),
+            self.build.module.as_ref().map(load).unwrap_or_default(),
             self.workers,
         );
         fs::write(self.path("nginx.conf"), text).expect("its folder");
