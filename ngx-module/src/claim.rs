@@ -12,6 +12,7 @@ use shunt_switch::counters::Ending;
 use shunt_switch::follower::{Admitted, Ticket};
 
 use crate::balance::index;
+use crate::version;
 use crate::view::View;
 use crate::wrap::bytes;
 
@@ -296,7 +297,7 @@ unsafe extern "C" fn done(r: *mut ngx_http_request_t, rc: ngx_int_t) {
         unsafe { finalize(r, rc) };
     }
     // SAFETY: the main request lives for as long as its subrequests.
-    let responding = unsafe { (*request.main).header_sent() != 0 };
+    let responding = version::header_sent(unsafe { &*request.main });
     Claim::find(
         request,
         |claim| claim.sub == r,

@@ -14,6 +14,13 @@ ngx_http_shunt_header_only(ngx_http_request_t *r)
 }
 
 
+ngx_uint_t
+ngx_http_shunt_header_sent(ngx_http_request_t *r)
+{
+    return r->header_sent;
+}
+
+
 void
 ngx_http_shunt_disable_not_modified(ngx_http_request_t *r)
 {
