@@ -197,6 +197,10 @@ pub enum ReleaseState {
 }
 
 /// What is in flight.
+///
+/// What runs where it cannot be counted is taken to be in flight until it ends: in workers of an
+/// older configuration that had another zone, and, while the binary is upgraded, in those of the
+/// older NGINX, which stand for one request at each release.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InFlight {
     /// Requests.
@@ -210,6 +214,14 @@ impl InFlight {
     #[must_use]
     pub const fn total(self) -> u64 {
         self.requests + self.upgraded
+    }
+}
+
+impl std::ops::Add for InFlight {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self { requests: self.requests + other.requests, upgraded: self.upgraded + other.upgraded }
     }
 }
 

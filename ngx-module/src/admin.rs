@@ -12,14 +12,15 @@ use ngx::http::{HttpModuleLocationConf, HttpModuleMainConf, NgxHttpCoreModule};
 use ngx::ngx_string;
 use shunt_api::problem::PROBLEM_JSON;
 use shunt_api::{Call, CallError, MAX_BODY, Method, Problem};
-use shunt_switch::service::{Reply, ServedZone, Service};
+use shunt_switch::masters::MastersError;
+use shunt_switch::service::{Reply, Service};
 
 use crate::HttpShuntModule;
 use crate::access::{self, Access};
 use crate::conf::{LocConf, MainConf};
 use crate::lock::Lock;
 use crate::wrap::{DONE, ERROR, OK, bytes, copy_to_pool, text};
-use crate::{version, wait};
+use crate::{version, wait, zone};
 
 /// The status with which NGINX says "internal server error".
 const INTERNAL_SERVER_ERROR: ngx_int_t = nginx_sys::NGX_HTTP_INTERNAL_SERVER_ERROR as ngx_int_t;
@@ -170,6 +171,7 @@ unsafe extern "C" fn change(r: *mut ngx_http_request_t) {
                 }
                 None => None,
             };
+            let _turn = main.masters.turn().map_err(|e| of_masters(&e))?;
             let reply = service.change(&call, if_match.as_deref(), &body)?;
             if let Some(notice) = &reply.notice {
                 // SAFETY: a request has a connection, which has a log.
@@ -185,6 +187,15 @@ unsafe extern "C" fn change(r: *mut ngx_http_request_t) {
     let rc = send(request, &answer);
     // SAFETY: the body's reader has kept the request for us; this gives it back.
     unsafe { ngx_http_finalize_request(r, rc) };
+}
+
+fn of_masters(error: &MastersError) -> Problem {
+    let status = match error {
+        MastersError::Two { .. } => 409,
+        MastersError::Busy => 503,
+        MastersError::System(_) => 500,
+    };
+    Problem::new(status, error.to_string())
 }
 
 /// Reads which call a request makes.
@@ -268,10 +279,9 @@ pub fn with_service<T>(
     let main = HttpShuntModule::main_conf(r)
         .ok_or_else(|| Problem::new(500, "the module has no configuration"))?;
     let zones = main.zones.iter().map(|conf| {
-        let zone = crate::zone::attach(conf.shm_zone)
+        let zone = zone::attach(conf.shm_zone)
             .map_err(|e| Problem::new(500, format!("zone {:?}: {e}", conf.name)))?;
-        let state_file = conf.state.as_deref();
-        Ok(ServedZone { zone, name: &conf.name, size: conf.size as u64, state_file })
+        Ok(zone::served(conf, zone))
     });
     let zones = zones.collect::<Result<Vec<_>, Problem>>()?;
     let nginx = nginx_sys::NGINX_VERSION.to_str().unwrap_or_default();

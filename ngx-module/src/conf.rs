@@ -18,6 +18,7 @@ use shunt_switch::service::Served;
 use shunt_switch::table::Member;
 
 use crate::hold::Line;
+use crate::masters::Known;
 use crate::worker::Worker;
 use crate::wrap::{Complex, Place};
 
@@ -120,6 +121,8 @@ pub struct MainConf {
     pub holds: Vec<Rc<HoldConf>>,
     /// The upstreams as the API serves them; known once the configuration is in force.
     pub served: Vec<Served>,
+    /// Whether another NGINX master runs.
+    pub masters: Known,
     /// What a worker has of its own; made when it starts.
     pub worker: RefCell<Option<Worker>>,
     /// The requests that a worker has parked.

@@ -26,7 +26,9 @@ mod conf;
 mod fallback;
 mod hold;
 mod lock;
+mod masters;
 mod metrics;
+mod old;
 mod respond;
 mod variables;
 mod version;
@@ -191,6 +193,7 @@ unsafe extern "C" fn init_process(cycle: *mut ngx_cycle_t) -> ngx_int_t {
     if process != NGX_PROCESS_HELPER as ngx_uint_t
         && let Some(main) = HttpShuntModule::main_conf(cycle)
     {
+        main.masters.start(cycle.log);
         main.worker.replace(Some(Worker::new(main, cycle.log)));
         main.line.replace(Line::new(cycle, main));
         if number == 0 {

@@ -14,10 +14,10 @@ use shunt_switch::worker::Identity;
 
 /// How long to wait. A change holds the lock for as long as the disk takes to write a small file; a
 /// worker that waits serves nobody meanwhile.
-const LIMIT: Duration = Duration::from_millis(500);
+pub const LIMIT: Duration = Duration::from_millis(500);
 
 /// The master has more time: nobody's request waits for it.
-const PATIENT: Duration = Duration::from_secs(5);
+pub const PATIENT: Duration = Duration::from_secs(5);
 
 /// The pause between two looks.
 const PAUSE: Duration = Duration::from_micros(200);

@@ -8,7 +8,7 @@
 //! | 1.27.3 | `resolve` of `server`: `host` and `service` in `ngx_http_upstream_server_t` | refuse it |
 //! | 1.27.3 | `hash` and `random` have a `config` field, and free what they had computed before | [`METHODS_WITH_STATE`] |
 //! | 1.27.3 | a peer counts its users (`refs`) and may be a `zombie`, a list of peers has `config` and `resolve`: all for a `zone`, which `shunt` refuses | headers |
-//! | 1.29.3 | `port` before the flags of `ngx_http_request_t`, in the same word: `bindgen` has most of them in another place than C | [`header_only`] and whatever else is needed is asked in C; `count` is right |
+//! | 1.29.3 | `port` before the flags of `ngx_http_request_t`, in the same word: `bindgen` has most of them in another place than C | [`header_only`], [`header_sent`] and whatever else is needed is asked in C; `count` is right |
 //! | 1.29.6 | `sticky`: it wraps the method when it stands before `shunt`, and `shunt` when it stands after, and both work: a client's cookie names a server's address (`sid` of a peer), so it holds within a release, and a switch takes the client along | headers |
 //! | 1.29.6 | `route=` and `drain` of `server`, for `sticky`: `sid`, and another value of `down` | refuse them: a release's servers have neither |
 //! | 1.29.6 | `notify` of a peer is called when the response's header is there; `keepalive` forwards it from 1.29.7 on | we wrap no peer |
@@ -91,7 +91,7 @@ pub fn header_only(r: &ngx_http_request_t) -> bool {
     ngx_http_shunt_header_only(r) != 0
 }
 
-/// Whether the head of the response is on its way.
+/// Whether the response has begun.
 pub fn header_sent(r: &ngx_http_request_t) -> bool {
     ngx_http_shunt_header_sent(r) != 0
 }

@@ -11,15 +11,17 @@ use std::slice;
 use nginx_sys::{
     ngx_core_conf_t, ngx_cycle_t, ngx_int_t, ngx_log_t, ngx_shm_zone_t, ngx_slab_pool_t,
 };
-use shunt_switch::carry::Carried;
+use shunt_switch::carry::{self, Carried};
 use shunt_switch::reconcile::{Configured, fits, reconcile};
 use shunt_switch::service::ServedZone;
-use shunt_switch::snapshot::{self, Saved, Snapshot, SnapshotError};
+use shunt_switch::snapshot::{self, Snapshot, SnapshotError};
+use shunt_switch::worker::Identity;
 use shunt_switch::{AtomicU64, Zone, ZoneError};
 
 use crate::conf::{MainConf, UpstreamConf, ZoneConf};
 use crate::lock::Lock;
-use crate::wrap::{ERROR, OK, bytes, text};
+use crate::old;
+use crate::wrap::{ERROR, OK};
 
 /// Rows for workers in a zone: for each worker process one, and three more for the old ones that
 /// still drain after as many reloads.
@@ -89,16 +91,16 @@ fn prepare(conf: &ZoneConf, main: &MainConf, index: usize, in_use: bool) -> Resu
         .map_err(|e| format!("{e}; restart NGINX, or give the zone \"{name}\" another name"))?;
     // What it is going to hold besides what is configured, see `bring_up_zone`.
     // SAFETY: the global is set before any zone is made; it is still the old cycle's.
-    let old = unsafe { nginx_sys::ngx_cycle.as_ref() }.and_then(|old| old_zone(old, name));
-    let saved = if in_use {
-        None
-    } else {
-        old.and_then(|(_, zone)| snapshot_of(&zone).ok())
-            .or_else(|| conf.state.as_deref().and_then(|p| Snapshot::read(p).ok().flatten()))
+    let cycle = unsafe { nginx_sys::ngx_cycle.as_ref() };
+    let carried = cycle.map_or_else(Vec::new, |cycle| old::look(cycle, main, index, in_use));
+    let file = conf.state.as_deref().filter(|_| !in_use && carried.is_empty());
+    let saved = match file.and_then(|path| Snapshot::read(path).ok().flatten()) {
+        Some(saved) => saved,
+        None => Snapshot::new(carried),
     };
     // The trial copies the words, which must not change meanwhile.
     let _lock = Lock::take_patiently(conf.shm_zone).map_err(|e| format!("zone \"{name}\": {e}"))?;
-    fits(words, &configured(main, index), saved.as_ref()).map_err(|(error, size)| {
+    fits(words, &configured(main, index), Some(&saved)).map_err(|(error, size)| {
         let advice = size.map_or(String::new(), |size| {
             // The slab pool's own book-keeping is under 2 % of a zone.
             format!(
@@ -148,118 +150,96 @@ pub fn rows(core: &ngx_core_conf_t) -> usize {
 
 /// Brings every zone in line with the configuration that is in force from now on.
 pub fn bring_up(cycle: &ngx_cycle_t, core: &ngx_core_conf_t, main: &mut MainConf) {
-    let replaced = replaced(cycle, main);
+    // Before anything is read: from then on the other one changes nothing any more.
+    let other = main.masters.bring_up(cycle);
+    let old = old::take(cycle, main);
+    let mut unsaved = Vec::new();
     for index in 0..main.zones.len() {
         let configured = configured(main, index);
-        let conf = &main.zones[index];
-        let old = replaced.iter().find(|old| old.name == conf.name);
-        let records = bring_up_zone(cycle.log, core, conf, &configured, old);
+        let carried = old::for_zone(&old, main, index);
+        let (records, changed) =
+            bring_up_zone(cycle.log, main, index, &configured, &carried, other);
         let ours = main.upstreams.iter_mut().filter(|u| u.zone == index);
         for (upstream, record) in ours.zip(records) {
             upstream.record = record;
+        }
+        unsaved.push(changed);
+    }
+    old::give_up(cycle.log, &old);
+    for (conf, changed) in main.zones.iter().zip(unsaved) {
+        let Some(path) = &conf.state else { continue };
+        make_folder(cycle.log, core, path);
+        // Should the other one go on alone, it finds the file as it has left it.
+        if changed && other.is_none() {
+            save(cycle.log, conf);
         }
     }
     main.served = main.upstreams.iter().map(UpstreamConf::served).collect();
 }
 
-/// A zone that another one takes the place of.
-struct Replaced {
-    name: String,
-    snapshot: Snapshot,
-    carried: Carried,
-}
-
-fn snapshot_of(zone: &Zone<'_>) -> Result<Snapshot, ZoneError> {
-    let saved = zone.states().map(|state| state.map(|(_, state)| Saved::of(&state)));
-    Ok(Snapshot::new(saved.collect::<Result<_, _>>()?))
-}
-
-/// The zones of shared memory of a cycle.
-fn zones_of(cycle: &ngx_cycle_t) -> Vec<*const ngx_shm_zone_t> {
-    let mut zones = Vec::new();
-    // SAFETY: a list of NGINX's is a chain of parts with `nelts` elements each; those of the first
-    // cycle, which has no configuration, are none.
-    unsafe {
-        let mut part = &raw const cycle.shared_memory.part;
-        while let Some(one) = part.as_ref() {
-            let elements = one.elts.cast::<ngx_shm_zone_t>();
-            zones.extend((0..one.nelts).map(|at| elements.add(at).cast_const()));
-            part = one.next;
-        }
+fn save(log: *mut ngx_log_t, conf: &ZoneConf) {
+    let name = &conf.name;
+    let Ok(zone) = attach(conf.shm_zone) else { return };
+    let saved = Lock::take_patiently(conf.shm_zone).map(|_lock| served(conf, zone).save());
+    match saved {
+        Ok(Ok(None)) => {}
+        Ok(Ok(Some(error)) | Err(error)) => error!(log, "zone \"{name}\": {error}"),
+        Err(error) => error!(log, "zone \"{name}\": {error} with a reload; it is not saved"),
     }
-    zones
 }
 
-/// A cycle's zone of ours with this name, also if another file of this module made it.
-fn old_zone(cycle: &ngx_cycle_t, name: &str) -> Option<(*const ngx_shm_zone_t, Zone<'static>)> {
-    zones_of(cycle).into_iter().find_map(|shm_zone| {
-        // SAFETY: an element of the cycle's list.
-        let ours = unsafe { bytes(&(*shm_zone).shm.name) == name.as_bytes() };
-        Some((shm_zone, attach(shm_zone).ok().filter(|_| ours)?))
-    })
+/// A zone as the API serves it.
+pub fn served<'z>(conf: &'z ZoneConf, zone: Zone<'z>) -> ServedZone<'z> {
+    let state_file = conf.state.as_deref();
+    ServedZone { zone, name: &conf.name, size: conf.size as u64, state_file }
 }
 
-/// The zones of the old configuration that the new one has other memory for, or none: their workers
-/// may change nothing any more. What they hold goes to the zone of the same name.
-///
-/// They are known by their content: the old configuration may not have had this module, or another
-/// file of it.
-fn replaced(cycle: &ngx_cycle_t, main: &MainConf) -> Vec<Replaced> {
-    // SAFETY: while the new configuration comes into force, the old one and its memory are still
-    // there.
-    let Some(old) = (unsafe { cycle.old_cycle.as_ref() }) else { return Vec::new() };
-    let mut replaced = Vec::new();
-    for shm_zone in zones_of(old) {
-        let pool = slab_pool(shm_zone);
-        if pool.is_none() || main.zones.iter().any(|new| slab_pool(new.shm_zone) == pool) {
-            continue;
-        }
-        let Ok(zone) = attach(shm_zone) else { continue };
-        // Without the lock a change that is being written may be lost, but none after it.
-        let _lock = Lock::take_patiently(shm_zone);
-        zone.retire();
-        if let (Ok(snapshot), Ok(carried)) = (snapshot_of(&zone), Carried::from(&zone)) {
-            // SAFETY: an element of the old cycle's list.
-            let name = unsafe { text(&(*shm_zone).shm.name).into_owned() };
-            replaced.push(Replaced { name, snapshot, carried });
-        }
-    }
-    replaced
-}
-
+/// Gives the records of the upstreams, and whether the state file does not say what the zone does.
 fn bring_up_zone(
     log: *mut ngx_log_t,
-    core: &ngx_core_conf_t,
-    conf: &ZoneConf,
+    main: &MainConf,
+    index: usize,
     configured: &[Configured],
-    old: Option<&Replaced>,
-) -> Vec<Option<usize>> {
+    carried: &[&Carried],
+    other: Option<Identity>,
+) -> (Vec<Option<usize>>, bool) {
+    let conf = &main.zones[index];
     let name = &conf.name;
     let zone = match attach(conf.shm_zone) {
         Ok(zone) => zone,
         Err(error) => {
             emerg!(log, "zone \"{name}\": {error}");
-            return Vec::new();
+            return (Vec::new(), false);
         }
     };
     let _lock = match Lock::take_patiently(conf.shm_zone) {
         Ok(lock) => lock,
         Err(error) => {
             emerg!(log, "zone \"{name}\": {error} with a reload; until then it stays as it was");
-            return as_it_is(&zone, configured);
+            return (as_it_is(&zone, configured), false);
         }
     };
     let state = conf.state.as_deref();
-    let fresh = zone.upstreams_use().used == 0;
-    // What the old zone held is newer than its file, or the only thing there is.
-    let saved = match old {
-        Some(old) => Some(old.snapshot.clone()),
-        None => state.filter(|_| fresh).and_then(|path| read(log, path)),
-    };
-    let mut outcome = reconcile(&zone, configured, saved.as_ref());
+    let known: Vec<String> =
+        zone.states().flatten().map(|(_, s)| s.table.upstream.clone()).collect();
+    let fresh = known.is_empty();
+    // What an old zone held is newer than its file, or the only thing there is.
+    let file =
+        if fresh && carried.is_empty() { state.and_then(|path| read(log, path)) } else { None };
+    if fresh && state.is_none() && other.is_some() {
+        warn!(
+            log,
+            "zone \"{name}\" has no state file: this binary starts from the configuration, whatever \
+             was switched in the one before"
+        );
+    }
+    let in_file = file.is_some();
+    let saved =
+        file.unwrap_or_else(|| Snapshot::new(carried.iter().map(|c| c.saved.clone()).collect()));
+    let mut outcome = reconcile(&zone, configured, Some(&saved));
     if let Err(error) = &outcome
         && fresh
-        && saved.is_some()
+        && !saved.upstreams.is_empty()
     {
         // Better without what was switched than without the upstreams.
         emerg!(log, "zone \"{name}\": {error}; the configuration counts");
@@ -269,25 +249,27 @@ fn bring_up_zone(
         Ok(outcome) => outcome,
         Err(error) => {
             emerg!(log, "zone \"{name}\": {error}; new upstreams in it do not work");
-            return as_it_is(&zone, configured);
+            return (as_it_is(&zone, configured), false);
         }
     };
-    if let Some(Err(error)) = old.map(|old| old.carried.hand_over(&zone)) {
-        error!(log, "zone \"{name}\": {error}; its counters start anew");
+    for carried in carried.iter().filter(|c| !known.contains(&c.saved.name)) {
+        let at = configured.iter().position(|c| c.name == carried.saved.name);
+        if let Some(record) = at.and_then(|at| outcome.records.get(at))
+            && let Err(error) = carried.hand_over(&zone, *record, fresh)
+        {
+            error!(log, "zone \"{name}\": {error}; its counters start anew");
+        }
+    }
+    if let Some(other) = other.filter(|_| fresh)
+        && let Err(error) = carry::count_master(&zone, other)
+    {
+        error!(log, "zone \"{name}\": {error}");
     }
     for notice in &outcome.notices {
         warn!(log, "zone \"{name}\": {notice}");
     }
-    if let Some(path) = state {
-        make_folder(log, core, path);
-        if outcome.changed {
-            let served = ServedZone { zone, name, size: conf.size as u64, state_file: state };
-            if let Ok(Some(error)) | Err(error) = served.save() {
-                error!(log, "zone \"{name}\": {error}");
-            }
-        }
-    }
-    outcome.records.into_iter().map(Some).collect()
+    let changed = outcome.changed || !in_file;
+    (outcome.records.into_iter().map(Some).collect(), changed)
 }
 
 /// The records that the upstreams have already.

@@ -88,6 +88,18 @@ impl<'z> Cell<'z> {
         self.change(IN_FLIGHT, |n| n.wrapping_add(change));
     }
 
+    /// Counts what was in flight before.
+    pub(crate) fn add(&self, n: InFlight) {
+        let requests = n.requests.wrapping_mul(Kind::Request.one());
+        let change = requests.wrapping_add(n.upgraded.wrapping_mul(Kind::Upgraded.one()));
+        self.change(IN_FLIGHT, |n| n.wrapping_add(change));
+    }
+
+    /// What stands in it.
+    pub(crate) fn in_flight(&self) -> InFlight {
+        in_flight_of(self.words[IN_FLIGHT].load(Ordering::Acquire))
+    }
+
     /// What was counted has ended.
     pub fn leave(&self, kind: Kind) {
         self.change(IN_FLIGHT, |n| n.wrapping_sub(kind.one()));
@@ -129,10 +141,14 @@ pub fn in_flight<'z>(
         if !counts {
             continue;
         }
-        sum.requests += count & 0xffff_ffff;
-        sum.upgraded += count >> 32;
+        sum = sum + in_flight_of(count);
     }
     sum
+}
+
+/// Reads the word of a cell.
+fn in_flight_of(count: u64) -> InFlight {
+    InFlight { requests: count & 0xffff_ffff, upgraded: count >> 32 }
 }
 
 /// Takes a row for a worker: a free one, or that of a dead worker. `None` when all are taken.

@@ -29,6 +29,7 @@ pub mod clock;
 pub mod counters;
 pub mod follower;
 pub mod layout;
+pub mod masters;
 pub mod metrics;
 pub mod reconcile;
 pub mod record;

@@ -398,9 +398,8 @@ pub fn reconcile(
 fn take_retired(zone: &Zone<'_>, retired: &mut Vec<&(usize, State)>) -> Option<usize> {
     let idle = |state: &State| state.table.columns().all(|c| zone.in_flight(c).total() == 0);
     let at = retired.iter().position(|(_, state)| idle(state))?;
-    let (record, state) = retired.swap_remove(at);
-    zone.free_upstream(*record);
-    state.table.columns().for_each(|column| zone.free(column));
+    let (record, _) = retired.swap_remove(at);
+    zone.give_up(*record);
     Some(*record)
 }
 

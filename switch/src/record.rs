@@ -190,8 +190,12 @@ impl<'z> Zone<'z> {
             .ok_or(ZoneError::NoRecord(self.layout().upstreams))
     }
 
-    /// Gives the record of an upstream back. Under the lock.
-    pub(crate) fn free_upstream(&self, upstream: usize) {
+    /// Gives the record of an upstream back, which another zone has now. Its releases' columns are
+    /// free as soon as nothing is in flight there. Under the lock.
+    pub fn give_up(&self, upstream: usize) {
+        if let Ok(state) = self.state(upstream, None) {
+            state.table.columns().for_each(|column| self.free(column));
+        }
         self.record_word(upstream, field::TAKEN).store(0, Ordering::Release);
     }
 

@@ -403,9 +403,9 @@ impl Service<'_> {
     }
 
     fn state_since(&self, served: &Served, known: Option<&State>) -> Result<State, Problem> {
-        let zone = self.zone(served)?;
-        let state = zone.state(self.record(served)?, known).map_err(|e| of_zone(&e))?;
-        if state.table.upstream != served.name {
+        let (zone, record) = (self.zone(served)?, self.record(served)?);
+        let state = zone.state(record, known).map_err(|e| of_zone(&e))?;
+        if state.table.upstream != served.name || !zone.is_taken(record) {
             // Asked of a worker whose configuration is an older one.
             let detail = format!("upstream {:?} is no longer in the configuration", served.name);
             return Err(Problem::new(404, detail));
@@ -462,6 +462,7 @@ impl Service<'_> {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
+    use crate::carry::{Carried, count_master};
     use crate::counters::Ending;
     use crate::follower::Follower;
     use crate::follower::testing::{Plain, nothing};
@@ -714,23 +715,72 @@ mod tests {
             let mut admitted = follower.admit(&mut Plain, nothing).unwrap().unwrap();
             admitted.end(Ending { status: 200, connect_failures: 1, time: Some(7) });
         }
-        let saved = Snapshot::read(&f.folder.path().join("state.json")).unwrap();
-        let carried = crate::carry::Carried::from(&f.zone).unwrap();
+        let held = follower.admit(&mut Plain, nothing).unwrap().unwrap();
+        let [carried] = Carried::all(&f.zone).unwrap().try_into().unwrap();
+        let saved = Snapshot::new(vec![carried.saved.clone()]);
         let next = Zone::create(&large, 16).unwrap();
         let servers = vec![Member::from(&ServerSpec::new("127.0.0.1:1".parse().unwrap()))];
         let releases = vec![(ReleaseName::new("default").unwrap(), servers)];
         let (name, fallback, preview) = ("web".to_owned(), true, true);
         let configured = [Configured { name, fallback, preview, releases }];
-        let record = reconcile(&next, &configured, saved.as_ref()).unwrap().records[0];
-        carried.hand_over(&next).unwrap();
+        let record = reconcile(&next, &configured, Some(&saved)).unwrap().records[0];
+        carried.hand_over(&next, record, true).unwrap();
         let show = |zone: Zone<'_>, record| {
             let shown = show::upstream(zone, record, &zone.state(record, None).unwrap());
             let v1 = shown.release("v1").unwrap();
             (shown.switches, v1.requests, v1.responses, v1.response_time.clone())
         };
         let before = show(f.zone, f.served[0].record.unwrap());
-        assert_eq!((before.0, before.1, before.2.successful), (1, 3, 3));
+        assert_eq!((before.0, before.1, before.2.successful), (1, 4, 3));
         assert_eq!(show(next, record), before);
+
+        // What is in flight at the old worker, and what it may still get: whether it has a row of its
+        // own in the new zone, or shares one.
+        let in_flight = |zone: Zone<'_>, release: &str| {
+            let shown = show::upstream(zone, record, &zone.state(record, None).unwrap());
+            shown.release(release).unwrap().in_flight.requests
+        };
+        assert_eq!(in_flight(next, "v1"), 2);
+        assert_eq!(in_flight(next, "default"), 1, "it is the one to fall back to");
+        let other = words(1 << 18);
+        let other = Zone::create(&other, 16).unwrap();
+        let at = reconcile(&other, &configured, Some(&saved)).unwrap().records[0];
+        carried.hand_over(&other, at, false).unwrap();
+        assert_eq!((in_flight(other, "v1"), other.workers()), (2, 0));
+        drop(held);
+    }
+
+    #[test]
+    fn p2_with_another_master_no_release_is_drained_before_that_has_ended() {
+        let words = words(1 << 17);
+        let f = Fixture::new(&words);
+        f.put("v1", 10);
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        count_master(&f.zone, Identity::of(child.id())).unwrap();
+        let in_flight = || {
+            let (_, state) = f.ask(Method::Get, "/v1/upstreams/web", None, "").unwrap();
+            [0, 1].map(|at| state["releases"][at]["in_flight"]["requests"].as_u64())
+        };
+        assert_eq!(in_flight(), [Some(1), Some(1)]);
+        assert_eq!(f.zone.workers(), 0, "it is no worker");
+        let target = "/v1/upstreams/web/releases/v1";
+        assert_eq!(f.ask(Method::Delete, target, None, "").unwrap_err().status, 409);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(in_flight(), [Some(0), Some(0)]);
+        assert_eq!(f.ask(Method::Delete, target, None, "").unwrap().0.status, 200);
+    }
+
+    #[test]
+    fn an_upstream_that_has_moved_is_no_longer_changed_where_it_was() {
+        let words = words(1 << 17);
+        let f = Fixture::new(&words);
+        f.put("v1", 10);
+        f.zone.give_up(f.served[0].record.unwrap());
+        let target = "/v1/upstreams/web/switch";
+        let refused = f.ask(Method::Post, target, None, r#"{"release":"v1"}"#).unwrap_err();
+        assert_eq!(refused.status, 404);
+        assert_eq!((f.zone.upstreams_use().used, f.zone.releases_use().used), (0, 0));
     }
 
     #[test]

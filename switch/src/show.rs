@@ -51,6 +51,8 @@ pub fn upstream(zone: Zone<'_>, record: usize, state: &State) -> Upstream {
 }
 
 fn release(zone: Zone<'_>, state: &State, entry: &Entry) -> Release {
+    // In this order: a request is counted before it is no longer in flight, so what nothing is in
+    // flight of is counted whole.
     let in_flight = zone.in_flight(entry.column);
     let figures = zone.counters(entry.column).map(|c| c.figures()).unwrap_or_default();
     let is = |index: Option<u8>| index == Some(entry.index);

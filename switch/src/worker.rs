@@ -13,7 +13,12 @@ impl Identity {
     /// This process.
     #[must_use]
     pub fn me() -> Self {
-        let pid = std::process::id();
+        Self::of(std::process::id())
+    }
+
+    /// The process that has this pid now.
+    #[must_use]
+    pub fn of(pid: u32) -> Self {
         let start = match Stat::read(pid) {
             Some(stat) => stat.start,
             None => 0,
@@ -39,7 +44,9 @@ impl Identity {
         self.0
     }
 
-    fn pid(self) -> u32 {
+    /// Its pid.
+    #[must_use]
+    pub fn pid(self) -> u32 {
         (self.0 >> 32) as u32
     }
 

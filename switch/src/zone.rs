@@ -171,15 +171,31 @@ impl<'z> Zone<'z> {
             self.empty_row(row);
             return Row(row);
         }
+        self.share_row(me)
+    }
+
+    /// Takes the shared row. Under the lock.
+    pub(crate) fn share_row(&self, me: Identity) -> Row {
         let shared = self.layout.workers;
         if !self.is_shared() {
             self.empty_row(shared);
         }
-        let sharers = (0..SHARERS).map(|n| self.word(self.layout.sharer(n)));
-        // With more sharers than there are places, the row is emptied a little early or late: the
-        // counts of those without a place go with the last of the others.
-        let _ = cells::claim(sharers, me, Identity::is_alive);
+        let sharers = || (0..SHARERS).map(|n| self.word(self.layout.sharer(n)));
+        if !sharers().any(|word| word.load(Ordering::Acquire) == me.word()) {
+            // With more sharers than there are places, the row is emptied a little early or late:
+            // the counts of those without a place go with the last of the others.
+            let _ = cells::claim(sharers(), me, Identity::is_alive);
+        }
         Row(shared)
+    }
+
+    /// A row for what a process has in flight that does not count here, until it ends. Under the
+    /// lock, and only in a zone where nobody counts yet: otherwise it may have one, to which it alone
+    /// writes.
+    pub(crate) fn row_of_other(&self, who: Identity) -> Row {
+        let known =
+            |row: &usize| self.word(self.layout.worker(*row)).load(Ordering::Acquire) == who.word();
+        (0..self.layout.workers).find(known).map_or_else(|| self.claim_row(who), Row)
     }
 
     /// What the dead had in flight ended with them; what they had counted stays counted.
@@ -264,15 +280,23 @@ impl<'z> Zone<'z> {
         self.words[self.layout.counters(column)].first_chunk().map(Counters::new)
     }
 
-    /// Workers that count here and live.
+    /// Workers that live and have a row here.
     #[must_use]
     pub fn workers(&self) -> usize {
-        (0..self.layout.workers)
-            .filter_map(|row| {
-                Identity::from_word(self.word(self.layout.worker(row)).load(Ordering::Acquire))
+        let own = |(_, row): &(Identity, Row)| !self.is_shared_row(*row);
+        self.living().into_iter().filter(own).count()
+    }
+
+    /// Those who count here and live, and where.
+    pub(crate) fn living(&self) -> Vec<(Identity, Row)> {
+        let rows = (0..self.layout.workers).map(|row| (self.layout.worker(row), Row(row)));
+        let shared = (0..SHARERS).map(|n| (self.layout.sharer(n), Row(self.layout.workers)));
+        rows.chain(shared)
+            .filter_map(|(at, row)| {
+                let who = Identity::from_word(self.word(at).load(Ordering::Acquire))?;
+                who.is_alive().then_some((who, row))
             })
-            .filter(|identity| identity.is_alive())
-            .count()
+            .collect()
     }
 
     /// Takes a column for this upstream: for a release, or for its parked requests. Under the lock.

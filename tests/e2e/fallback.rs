@@ -4,6 +4,7 @@ use shunt_tests::backend::Backend;
 use shunt_tests::build::Build;
 use shunt_tests::load::{Load, failures};
 use shunt_tests::nginx::{Nginx, Setup};
+use shunt_tests::scenario::nothing_in_flight;
 use shunt_tests::until;
 
 use crate::wish::{answer, ask};
@@ -43,7 +44,7 @@ fn p8_a_request_goes_to_the_previous_release_when_the_active_one_refuses(build: 
         assert_eq!((response.status, response.release()), (200, "a"), "{method}");
         assert_eq!(response.header("x-reason"), Some("fallback"));
     }
-    let state = admin.state("web");
+    let state = nothing_in_flight(&nginx, "web");
     let (old, new) = (state.release("a").unwrap(), state.release("b").unwrap());
     assert_eq!((old.requests, new.requests, new.fallbacks), (20, 21, 20));
     assert_eq!((old.fallbacks, old.connect_failures), (0, 0));
@@ -153,11 +154,7 @@ fn dies(build: &Build, method: &str, keepalive: &str) {
     served("a", 1000);
     let samples = load.stop();
     assert_eq!(failures(&samples), [] as [&String; 0]);
-    until("nothing is in flight", || {
-        let left = ["a", "b"].map(|release| nginx.admin().in_flight("web", release).total());
-        (left == [0, 0]).then_some(())
-    });
-    let state = nginx.admin().state("web");
+    let state = nothing_in_flight(&nginx, "web");
     let counted = |release| {
         let r = state.release(release).unwrap();
         r.requests - r.fallbacks

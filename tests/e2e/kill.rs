@@ -5,6 +5,7 @@ use shunt_tests::build::Build;
 use shunt_tests::load::Load;
 use shunt_tests::nginx::{Nginx, Setup};
 use shunt_tests::process::signal;
+use shunt_tests::scenario::nothing_in_flight;
 use shunt_tests::until;
 
 use rustix::process::Signal;
@@ -44,11 +45,8 @@ fn p4_fifty_killed_workers_leave_nothing_behind(build: &Build) {
     let refused = samples.iter().filter_map(|s| s.result.as_ref().err());
     let refused: Vec<_> = refused.filter(|why| why.starts_with("status")).collect();
     assert_eq!(refused, [] as [&String; 0], "no error page, only broken connections");
-    until("nothing is in flight", || {
-        let left = ["a", "b"].map(|release| admin.in_flight("web", release).total());
-        (left == [0, 0]).then_some(())
-    });
-    assert_eq!(admin.index().workers, 4);
+    nothing_in_flight(&nginx, "web");
+    until("the last one is replaced", || (admin.index().workers == 4).then_some(()));
     // The rows of the dead were given to the living: nothing is used up.
     assert_eq!(admin.index().zones[0].releases.used, 2);
     let wrong: Vec<_> =

@@ -58,8 +58,9 @@ fn p5_a_reload_keeps_the_state_and_loses_no_request(build: &Build) {
     let failed = failures(&kept);
     let other: Vec<_> = failed.iter().filter(|why| !closed(why)).collect();
     assert!(other.is_empty(), "{other:?}");
-    // Each of the clients has one kept connection, and each reload ends it once at most.
-    assert!(failed.len() <= 5 * 8, "{failed:?}");
+    // Each of the clients has one kept connection, and each reload ends it once at most for each of the
+    // old workers: the next connection may be to another one that has not heard of the reload yet.
+    assert!(failed.len() <= 5 * 8 * 4, "{failed:?}");
 }
 
 fn p5_a_restart_keeps_the_state(build: &Build) {

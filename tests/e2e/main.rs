@@ -40,5 +40,6 @@ mod releases;
 mod subrequests;
 mod switch;
 mod tls;
+mod upgrade;
 mod variables;
 mod wish;

@@ -10,6 +10,7 @@ use shunt_tests::build::Build;
 use shunt_tests::load::Load;
 use shunt_tests::nginx::{Nginx, Setup};
 use shunt_tests::process::signal;
+use shunt_tests::scenario::nothing_in_flight;
 use shunt_tests::until;
 
 fn start(build: &Build) -> (Nginx, [Backend; 2]) {
@@ -88,6 +89,7 @@ fn the_figures_are_those_of_the_requests(build: &Build) {
         let path = if n < 3 { "/missing" } else { "/" };
         connection.ask("GET", path, b"").unwrap();
     }
+    nothing_in_flight(&nginx, "web");
     let mut tunnel = nginx.connect();
     tunnel.send("GET", "/ws", &[("Connection", "upgrade"), ("Upgrade", "websocket")], b"").unwrap();
     assert_eq!(tunnel.receive().unwrap().status, 101);
@@ -102,10 +104,7 @@ fn the_figures_are_those_of_the_requests(build: &Build) {
     a.let_go();
     slow.receive().unwrap();
     drop(tunnel);
-    until("nothing is in flight", || {
-        (nginx.admin().in_flight("web", "a").total() == 0).then_some(())
-    });
-    let release = nginx.admin().state("web").release("a").unwrap().clone();
+    let release = nothing_in_flight(&nginx, "web").release("a").unwrap().clone();
     let r = release.responses;
     assert_eq!((r.informational, r.successful, r.client_error, r.server_error), (1, 8, 3, 0));
     // All but the tunnel.

@@ -22,7 +22,32 @@ pub struct Nginx {
     pub port: u16,
     workers: usize,
     http: String,
-    child: Option<Child>,
+    master: Option<Master>,
+}
+
+/// How a master was started.
+#[derive(Debug)]
+enum Master {
+    /// It is a child of this process.
+    Child(Child),
+    /// It has gone into the background, or another master has started it.
+    Daemon(u32),
+}
+
+impl Master {
+    fn pid(&self) -> u32 {
+        match self {
+            Self::Child(child) => child.id(),
+            Self::Daemon(pid) => *pid,
+        }
+    }
+
+    fn has_ended(&mut self) -> bool {
+        match self {
+            Self::Child(child) => child.try_wait().expect("a child").is_some(),
+            Self::Daemon(pid) => !is_running(*pid),
+        }
+    }
 }
 
 /// How to make one.
@@ -90,7 +115,7 @@ impl Nginx {
         let folder = TempDir::new().expect("a folder");
         let Setup { http, workers } = setup;
         let nginx =
-            Self { build: build.clone(), folder, port: free_port(), workers, http, child: None };
+            Self { build: build.clone(), folder, port: free_port(), workers, http, master: None };
         fs::create_dir(nginx.path("state")).expect("a folder");
         nginx.write_configuration();
         nginx
@@ -173,7 +198,59 @@ impl Nginx {
     pub fn run(&mut self) {
         let mut command = self.command();
         command.args(["-g", "daemon off;"]).stdout(Stdio::null()).stderr(Stdio::null());
-        self.child = Some(command.spawn().expect("nginx starts"));
+        self.master = Some(Master::Child(command.spawn().expect("nginx starts")));
+        self.wait_until_it_serves();
+    }
+
+    /// Starts it in the background, as its binary can be upgraded then only.
+    ///
+    /// # Panics
+    ///
+    /// When it does not serve.
+    #[track_caller]
+    pub fn run_in_background(&mut self) {
+        let mut command = self.command();
+        let status = command.stdout(Stdio::null()).stderr(Stdio::null()).status();
+        assert!(status.expect("nginx starts").success(), "nginx does not start: {}", self.log());
+        let pid = until("its pid", || self.pid_in("nginx.pid"));
+        self.master = Some(Master::Daemon(pid));
+        self.wait_until_it_serves();
+    }
+
+    /// The pid in a file of its folder.
+    fn pid_in(&self, name: &str) -> Option<u32> {
+        fs::read_to_string(self.path(name)).ok()?.trim().parse().ok()
+    }
+
+    /// Upgrades its binary, to the same one: from now on two masters run. Gives the new one's pid.
+    ///
+    /// # Panics
+    ///
+    /// When there is no new master with workers.
+    #[must_use]
+    #[track_caller]
+    pub fn upgrade(&self) -> u32 {
+        let old = self.master();
+        signal(old, Signal::USR2);
+        let new = until("a new master", || self.pid_in("nginx.pid").filter(|pid| *pid != old));
+        until("its workers", || (self.workers_of(new).len() == self.workers).then_some(()));
+        new
+    }
+
+    /// Ends the master that was there in order, or lets it be if it has ended, and goes on with
+    /// another one.
+    ///
+    /// # Panics
+    ///
+    /// When it does not end.
+    #[track_caller]
+    pub fn go_on_with(&mut self, new: u32) {
+        self.quit();
+        self.master = Some(Master::Daemon(new));
+    }
+
+    #[track_caller]
+    fn wait_until_it_serves(&self) {
         until("nginx serves", || {
             let ready = self.workers().len() == self.workers
                 && Connection::tcp(self.port).is_ok()
@@ -220,12 +297,18 @@ impl Nginx {
     /// When it does not run.
     #[must_use]
     pub fn master(&self) -> u32 {
-        self.child.as_ref().expect("it runs").id()
+        self.master.as_ref().expect("it runs").pid()
     }
 
     /// The workers that take new connections.
     #[must_use]
     pub fn workers(&self) -> Vec<u32> {
+        self.workers_of(self.master())
+    }
+
+    /// The same of another master.
+    #[must_use]
+    pub fn workers_of(&self, master: u32) -> Vec<u32> {
         // Under another command the processes cannot rename themselves, but they log the same.
         let log = if self.build.under.is_empty() { None } else { Some(self.log()) };
         let is_worker = |pid: &u32| match &log {
@@ -241,7 +324,7 @@ impl Nginx {
                     })
             }
         };
-        children(self.master()).into_iter().filter(is_worker).collect()
+        children(master).into_iter().filter(is_worker).collect()
     }
 
     /// Loads the configuration again and waits until new workers have taken over.
@@ -286,9 +369,9 @@ impl Nginx {
     /// When it does not end.
     #[track_caller]
     pub fn quit(&mut self) {
-        let Some(mut child) = self.child.take() else { return };
-        signal(child.id(), Signal::QUIT);
-        until("nginx ends", || child.try_wait().expect("a child"));
+        let Some(mut master) = self.master.take() else { return };
+        signal(master.pid(), Signal::QUIT);
+        until("nginx ends", || master.has_ended().then_some(()));
     }
 
     /// Its error log.
@@ -315,10 +398,24 @@ impl Nginx {
 
 impl Drop for Nginx {
     fn drop(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            signal(child.id(), Signal::TERM);
-            // It is a child of this process, so this ends.
-            let _ = child.wait();
+        match self.master.take() {
+            Some(Master::Child(mut child)) => {
+                signal(child.id(), Signal::TERM);
+                // It is a child of this process, so this ends.
+                let _ = child.wait();
+            }
+            Some(Master::Daemon(pid)) => {
+                // An upgrade may be under way.
+                let written = ["nginx.pid", "nginx.pid.oldbin"].map(|name| self.pid_in(name));
+                for master in written.into_iter().flatten().chain([pid]) {
+                    // A file may be older than what has its pid now.
+                    if command_line(master).contains("nginx: master") {
+                        signal(master, Signal::TERM);
+                        until("nginx ends", || (!is_running(master)).then_some(()));
+                    }
+                }
+            }
+            None => {}
         }
         if std::thread::panicking() {
             eprintln!("--- error log of nginx {}\n{}", self.build.version, self.log());

@@ -1,6 +1,6 @@
 //! What every way to proxy must stand: a switch under it.
 
-use shunt_api::InFlight;
+use shunt_api::{InFlight, Upstream};
 
 use crate::backend::Backend;
 use crate::nginx::Nginx;
@@ -37,17 +37,20 @@ pub fn switch_under(nginx: &Nginx, a: &Backend, ask: impl Fn(&str) -> String + S
     assert_eq!(requests(nginx, "web"), [("a".to_owned(), 3), ("b".to_owned(), 1)]);
 }
 
-/// Waits until no release of an upstream has anything in flight.
+/// Waits until no release of an upstream has anything in flight, and gives its state then.
+///
+/// Only then are its counters final: a client has its answer a little before the request ends, which
+/// is when it is counted what became of it.
 ///
 /// # Panics
 ///
 /// When it does not come to that.
 #[track_caller]
-pub fn nothing_in_flight(nginx: &Nginx, upstream: &str) {
+pub fn nothing_in_flight(nginx: &Nginx, upstream: &str) -> Upstream {
     until("nothing is in flight", || {
         let state = nginx.admin().state(upstream);
-        state.releases.iter().all(|r| r.in_flight == InFlight::default()).then_some(())
-    });
+        state.releases.iter().all(|r| r.in_flight == InFlight::default()).then_some(state)
+    })
 }
 
 /// The releases of an upstream, and how many requests each was given.
