@@ -6,7 +6,7 @@ use std::path::Path;
 use bytes::Bytes;
 use h2::client::SendRequest;
 use h2::{RecvStream, SendStream};
-use http::{HeaderMap, Request, Response};
+use http::{HeaderMap, Request};
 use shunt_tests::PATIENCE;
 use shunt_tests::build::Build;
 use tokio::net::UnixStream;
@@ -63,16 +63,6 @@ impl Client {
         }
         let mut client = soon("room for a stream", self.0.clone().ready()).await.unwrap();
         client.send_request(request.body(()).unwrap(), false).unwrap()
-    }
-
-    /// Gets a page: its status and its text.
-    pub async fn get(&self, path: &str) -> (u16, String) {
-        let (response, mut body) = self.begin("GET", path, &[]).await;
-        body.send_data(Bytes::new(), true).unwrap();
-        let response: Response<RecvStream> = soon("an answer", response).await.unwrap();
-        let status = response.status().as_u16();
-        let (bytes, _) = whole(response.into_body()).await;
-        (status, String::from_utf8(bytes).unwrap())
     }
 }
 

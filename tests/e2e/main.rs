@@ -9,6 +9,13 @@ macro_rules! each_nginx {
         mod debian {
             $(#[test] fn $name() { super::$name(&shunt_tests::build::Build::debian()); })+
         }
+        each_nginx_with_http3!($($name),+);
+    };
+}
+
+/// The same, but for Debian 12's NGINX.
+macro_rules! each_nginx_with_http3 {
+    ($($name:ident),+ $(,)?) => {
         mod trixie {
             $(#[test] fn $name() { super::$name(&shunt_tests::build::Build::trixie()); })+
         }
@@ -29,14 +36,17 @@ mod grpc;
 mod h2c;
 mod hold;
 mod http2;
+mod http3;
 mod kill;
 mod lifecycle;
 mod metrics;
 mod preview;
 mod protocols;
 mod proxying;
+mod quic;
 mod refusal;
 mod releases;
+mod streams;
 mod subrequests;
 mod switch;
 mod tls;
