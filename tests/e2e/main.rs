@@ -25,6 +25,25 @@ macro_rules! each_nginx_with_http3 {
     };
 }
 
+/// Makes tests `http2::debian::name` and so on, and `http3::trixie::name` and so on, of functions that
+/// take a `&Build` and a `Protocol`.
+macro_rules! each_protocol {
+    ($($name:ident),+ $(,)?) => {
+        mod http2 {
+            $(fn $name(build: &shunt_tests::build::Build) {
+                super::$name(build, crate::streams::client::Protocol::Http2);
+            })+
+            each_nginx!($($name),+);
+        }
+        mod http3 {
+            $(fn $name(build: &shunt_tests::build::Build) {
+                super::$name(build, crate::streams::client::Protocol::Http3);
+            })+
+            each_nginx_with_http3!($($name),+);
+        }
+    };
+}
+
 mod balancers;
 mod caching;
 mod config;
@@ -34,9 +53,8 @@ mod drain;
 mod fallback;
 mod grpc;
 mod h2c;
+mod held_streams;
 mod hold;
-mod http2;
-mod http3;
 mod kill;
 mod lifecycle;
 mod metrics;
