@@ -5,7 +5,7 @@
 use crate::Plain;
 use arbitrary::{Arbitrary, Unstructured};
 use shunt_api::{Call, ReleaseName, ReleaseSpec, SwitchRequest, Wait};
-use shunt_switch::follower::Follower;
+use shunt_switch::follower::{Follower, Parking};
 use shunt_switch::reconcile::{Configured, reconcile};
 use shunt_switch::service::{Served, ServedZone, Service};
 use shunt_switch::table::Member;
@@ -95,8 +95,8 @@ fn configured(name: &str, releases: &[&str]) -> Configured {
     });
     Configured {
         name: name.to_owned(),
-        fallback: false,
-        preview: false,
+        fallback: true,
+        preview: name == "shop",
         releases: releases.collect(),
     }
 }
@@ -162,6 +162,16 @@ fn look(zone: &Zone<'_>, served: &[Served], row: Row) {
     for (upstream, one) in served.iter().enumerate() {
         let mut follower = Follower::new(upstream, &one.name);
         let _ = follower.table(zone);
+        let _ = (follower.hold(zone), follower.hold_ends_in(zone));
+        if let Ok(Parking::Parked(ticket, _)) = follower.park(zone, row, 1) {
+            ticket.give_back(zone);
+        }
+        if let Ok(Some(mut admitted)) = follower.fall_back(zone, row, &[]) {
+            let _ = follower.has_fallback(zone, &[admitted.release().serial]);
+            if let Some(ticket) = admitted.ticket.take() {
+                ticket.give_back(zone);
+            }
+        }
         if let Ok(Some(mut admitted)) = follower.admit(zone, row, &mut Plain) {
             assert!(admitted.table.by_name(admitted.release().name.as_str()).is_some());
             if let Some(mut ticket) = admitted.ticket.take() {
@@ -183,13 +193,19 @@ fn change(zone: &Zone<'_>, served: &[Served], configured: &[Configured]) {
         let body = |release: &str| {
             serde_json::to_vec(&SwitchRequest { release: name(release) }).expect("plain data")
         };
+        let canary =
+            |release: &str| format!(r#"{{"release":"{release}","share":0.5}}"#).into_bytes();
         let put = |release: &str| Call::PutRelease { upstream: upstream(), release: name(release) };
         let changes = [
             (put("new"), spec.clone()),
             (put("blue"), spec.clone()),
             (Call::Switch { upstream: upstream() }, body("new")),
             (Call::Switch { upstream: upstream() }, body("green")),
+            (Call::PutCanary { upstream: upstream() }, canary("new")),
+            (Call::PutHold { upstream: upstream() }, br#"{"timeout":"1h"}"#.to_vec()),
             (Call::DeletePrevious { upstream: upstream() }, Vec::new()),
+            (Call::DeleteHold { upstream: upstream() }, Vec::new()),
+            (Call::DeleteCanary { upstream: upstream() }, Vec::new()),
             (Call::DeleteRelease { upstream: upstream(), release: name("new") }, Vec::new()),
         ];
         for (call, body) in changes {
