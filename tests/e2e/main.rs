@@ -55,6 +55,7 @@ mod grpc;
 mod h2c;
 mod held_streams;
 mod hold;
+mod hold_time;
 mod kill;
 mod lifecycle;
 mod metrics;
