@@ -13,6 +13,7 @@ pub mod name;
 pub mod portion;
 pub mod problem;
 pub mod state;
+pub mod token;
 
 pub use address::{Address, AddressError};
 pub use call::{Call, CallError, Method, Wait};
@@ -27,6 +28,7 @@ pub use state::{
     Bucket, Canary, Hold, InFlight, Index, Release, ReleaseState, ResponseTime, Responses, Server,
     Source, Upstream, Upstreams, ZoneUse,
 };
+pub use token::{Token, TokenError};
 
 /// The longest request body that the API reads, in bytes; a longer one is answered with 413.
 pub const MAX_BODY: usize = 64 * 1024;

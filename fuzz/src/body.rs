@@ -3,8 +3,8 @@
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use shunt_api::{
-    Address, Index, Problem, ReleaseSpec, Server, ServerSpec, SwitchReply, SwitchRequest, Upstream,
-    Upstreams,
+    Address, CanaryRequest, HoldRequest, Index, Portion, Problem, ReleaseSpec, Server, ServerSpec,
+    SwitchReply, SwitchRequest, Upstream, Upstreams,
 };
 use shunt_switch::table::Member;
 
@@ -17,6 +17,25 @@ pub fn run(input: &[u8]) -> Verdict {
         reads_the_same(&spec);
         match spec.check() {
             Ok(()) => check(&spec),
+            Err(error) => assert!(!error.to_string().is_empty()),
+        }
+        return Verdict::Accepted;
+    }
+    if let Ok(canary) = serde_json::from_slice::<CanaryRequest>(input) {
+        reads_the_same(&canary);
+        // No share is more than all, or none where some was asked for.
+        let share = f64::from(canary.share);
+        assert!((0.0..=1.0).contains(&share) && canary.share.parts() <= Portion::WHOLE);
+        assert_eq!(Portion::try_from(share), Ok(canary.share));
+        return Verdict::Accepted;
+    }
+    if let Ok(hold) = serde_json::from_slice::<HoldRequest>(input) {
+        reads_the_same(&hold);
+        match hold.check() {
+            Ok(()) => {
+                let timeout = hold.timeout.duration();
+                assert!(!timeout.is_zero() && timeout <= HoldRequest::MAX.duration());
+            }
             Err(error) => assert!(!error.to_string().is_empty()),
         }
         return Verdict::Accepted;

@@ -5,7 +5,7 @@
 use crate::{Plain, nothing};
 use arbitrary::{Arbitrary, Unstructured};
 use shunt_api::{Call, ReleaseName, ReleaseSpec, SwitchRequest, Wait};
-use shunt_switch::follower::Follower;
+use shunt_switch::follower::{Follower, Parking};
 use shunt_switch::reconcile::{Configured, reconcile};
 use shunt_switch::service::{Served, ServedZone, Service};
 use shunt_switch::table::Member;
@@ -94,8 +94,8 @@ fn configured(name: &str, releases: &[&str]) -> Configured {
     });
     Configured {
         name: name.to_owned(),
-        fallback: false,
-        preview: false,
+        fallback: true,
+        preview: name == "shop",
         releases: releases.collect(),
     }
 }
@@ -160,6 +160,13 @@ fn look(zone: &Zone<'_>, served: &[Served], row: Row) {
     }
     for (upstream, one) in served.iter().enumerate() {
         let mut follower = Follower::new(*zone, row, upstream, &one.name);
+        let _ = (follower.hold(), follower.hold_ends_in());
+        if let Ok(Parking::Parked(ticket, _)) = follower.park(1) {
+            drop(ticket);
+        }
+        if let Ok(Some(admitted)) = follower.fall_back(&[], nothing) {
+            let _ = follower.has_fallback(&[admitted.to.release.serial]);
+        }
         let table = follower.table();
         if let Ok(Some(mut admitted)) = follower.admit(&mut Plain, nothing) {
             let name = admitted.to.release.name.as_str();
@@ -180,13 +187,19 @@ fn change(zone: &Zone<'_>, served: &[Served], configured: &[Configured]) {
         let body = |release: &str| {
             serde_json::to_vec(&SwitchRequest { release: name(release) }).expect("plain data")
         };
+        let canary =
+            |release: &str| format!(r#"{{"release":"{release}","share":0.5}}"#).into_bytes();
         let put = |release: &str| Call::PutRelease { upstream: upstream(), release: name(release) };
         let changes = [
             (put("new"), spec.clone()),
             (put("blue"), spec.clone()),
             (Call::Switch { upstream: upstream() }, body("new")),
             (Call::Switch { upstream: upstream() }, body("green")),
+            (Call::PutCanary { upstream: upstream() }, canary("new")),
+            (Call::PutHold { upstream: upstream() }, br#"{"timeout":"1h"}"#.to_vec()),
             (Call::DeletePrevious { upstream: upstream() }, Vec::new()),
+            (Call::DeleteHold { upstream: upstream() }, Vec::new()),
+            (Call::DeleteCanary { upstream: upstream() }, Vec::new()),
             (Call::DeleteRelease { upstream: upstream(), release: name("new") }, Vec::new()),
         ];
         for (call, body) in changes {

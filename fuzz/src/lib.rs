@@ -14,6 +14,7 @@ pub mod duration;
 pub mod name;
 pub mod state_file;
 pub mod table;
+pub mod token;
 
 /// A request without any wish.
 struct Plain;
@@ -52,7 +53,7 @@ pub struct Target {
 }
 
 /// All of them.
-pub const TARGETS: [Target; 9] = [
+pub const TARGETS: [Target; 10] = [
     Target { name: "address", run: address::run },
     Target { name: "body", run: body::run },
     Target { name: "call", run: call::run },
@@ -62,6 +63,7 @@ pub const TARGETS: [Target; 9] = [
     Target { name: "name", run: name::run },
     Target { name: "state_file", run: state_file::run },
     Target { name: "table", run: table::run },
+    Target { name: "token", run: token::run },
 ];
 
 /// Reads a text, checks it, and that an error says something.

@@ -13,7 +13,7 @@ use nginx_sys::{
     ngx_shm_zone_t, ngx_str_t, ngx_uint_t,
 };
 use ngx::ngx_string;
-use shunt_api::ReleaseName;
+use shunt_api::{ReleaseName, Token};
 use shunt_switch::service::Served;
 use shunt_switch::table::Member;
 
@@ -209,7 +209,7 @@ pub struct ApiConf {
     /// The users of `user=`, by their ids.
     pub users: Vec<u32>,
     /// The content of `token_file=`.
-    pub token: Option<String>,
+    pub token: Option<Token>,
 }
 
 /// A `shunt_hold`.

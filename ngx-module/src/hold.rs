@@ -8,19 +8,18 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 
 use nginx_sys::{
-    ngx_current_msec, ngx_cycle_t, ngx_event_t, ngx_handle_read_event, ngx_http_block_reading,
-    ngx_http_core_run_phases, ngx_http_request_empty_handler, ngx_http_request_t,
-    ngx_http_run_posted_requests, ngx_http_test_reading, ngx_int_t, ngx_msec_t, ngx_pcalloc,
-    ngx_post_event, ngx_posted_events,
+    ngx_current_msec, ngx_cycle_t, ngx_event_t, ngx_http_block_reading, ngx_http_core_run_phases,
+    ngx_http_request_t, ngx_http_run_posted_requests, ngx_int_t, ngx_msec_t, ngx_pcalloc,
 };
 use ngx::http::{HttpModule, HttpModuleLocationConf, HttpModuleMainConf};
 use shunt_switch::follower::{Parking, Ticket};
 
 use crate::HttpShuntModule;
 use crate::admin::add_header;
+use crate::client;
 use crate::conf::{HoldConf, LocConf, MainConf};
 use crate::worker::Worker;
-use crate::wrap::{AGAIN, DECLINED, ERROR, OK, keep};
+use crate::wrap::{AGAIN, DECLINED, ERROR, keep};
 
 /// How often to look, in milliseconds.
 const INTERVAL: ngx_msec_t = 5;
@@ -139,22 +138,12 @@ fn context(r: &ngx_http_request_t) -> *mut std::ffi::c_void {
 fn park(r: &mut ngx_http_request_t, main: &MainConf, parked: Parked) -> ngx_int_t {
     // Without memory the value is dropped, which gives the ticket back.
     let Some(place) = keep(r.pool, parked) else { return ERROR };
-    // SAFETY: as in `context`. The connection lives as long as the request. A client that leaves ends
-    // its request, also one that has left already: of that no event is still to come. A subrequest
-    // leaves the reading to its main request.
-    unsafe {
-        *r.ctx.add(HttpShuntModule::module().ctx_index) = place.cast();
-        r.write_event_handler = Some(ngx_http_request_empty_handler);
-        if std::ptr::eq(r.main, r) {
-            r.read_event_handler = Some(ngx_http_test_reading);
-            let read = (*r.connection).read;
-            if (*read).ready() != 0 {
-                ngx_post_event(read, &raw mut ngx_posted_events);
-            } else if ngx_handle_read_event(read, 0) != OK {
-                (*place).leave();
-                return ERROR;
-            }
-        }
+    // SAFETY: as in `context`.
+    unsafe { *r.ctx.add(HttpShuntModule::module().ctx_index) = place.cast() };
+    if !client::watch(r) {
+        // SAFETY: it lives in the request's pool.
+        unsafe { (*place).leave() };
+        return ERROR;
     }
     let mut line = main.line.borrow_mut();
     line.parked.push_back(place);

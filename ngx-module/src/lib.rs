@@ -22,6 +22,7 @@ mod access;
 mod admin;
 mod balance;
 mod claim;
+mod client;
 mod conf;
 mod fallback;
 mod hold;

@@ -5,15 +5,15 @@
 //! down after a reload still answers.
 
 use nginx_sys::{
-    ngx_current_msec, ngx_event_t, ngx_handle_read_event, ngx_http_finalize_request,
-    ngx_http_request_t, ngx_http_run_posted_requests, ngx_http_test_reading, ngx_int_t, ngx_msec_t,
-    ngx_post_event, ngx_posted_events,
+    ngx_current_msec, ngx_event_t, ngx_http_finalize_request, ngx_http_request_t,
+    ngx_http_run_posted_requests, ngx_int_t, ngx_msec_t,
 };
 use shunt_api::{Call, Wait};
 use shunt_switch::record::State;
 
 use crate::admin::{send, with_service};
-use crate::wrap::{DONE, OK, keep};
+use crate::client;
+use crate::wrap::{DONE, keep};
 
 /// How often to look, in milliseconds.
 const INTERVAL: ngx_msec_t = 10;
@@ -62,13 +62,7 @@ pub fn pending(r: &mut ngx_http_request_t, call: &Call) -> Option<ngx_int_t> {
         waiting.event.handler = Some(look);
         waiting.event.data = (&raw mut *waiting).cast();
         waiting.event.log = (*r.connection).log;
-        // A client that leaves ends its request, also one that has left already: of that no event is
-        // still to come.
-        r.read_event_handler = Some(ngx_http_test_reading);
-        let read = (*r.connection).read;
-        if (*read).ready() != 0 {
-            ngx_post_event(read, &raw mut ngx_posted_events);
-        } else if ngx_handle_read_event(read, 0) != OK {
+        if !client::watch(r) {
             return None;
         }
         nginx_sys::ngx_add_timer(&raw mut waiting.event, INTERVAL.min(timeout));

@@ -216,11 +216,13 @@ impl Service<'_> {
     ///
     /// The problem to answer with.
     pub fn metrics(&self) -> Result<String, Problem> {
-        // Another zone has gone on counting from this one's figures.
+        let page = metrics::page(&self.index(false), &self.all()?);
+        // Looked at last: another zone goes on counting from this one's figures as they were when it
+        // was given up, and none that was counted later may be seen.
         if self.zones.iter().any(|served| served.zone.is_retired()) {
             return Err(Problem::new(503, ZoneError::Retired.to_string()));
         }
-        Ok(metrics::page(&self.index(false), &self.all()?))
+        Ok(page)
     }
 
     fn all(&self) -> Result<Vec<Upstream>, Problem> {

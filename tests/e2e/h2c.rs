@@ -4,9 +4,9 @@ use std::future::Future;
 use std::path::Path;
 
 use bytes::Bytes;
-use h2::client::SendRequest;
+use h2::client::{ResponseFuture, SendRequest};
 use h2::{RecvStream, SendStream};
-use http::{HeaderMap, Request, Response};
+use http::{HeaderMap, Request};
 use shunt_tests::PATIENCE;
 use shunt_tests::build::Build;
 use tokio::net::UnixStream;
@@ -55,24 +55,29 @@ impl Client {
         method: &str,
         path: &str,
         headers: &[(&str, &str)],
-    ) -> (h2::client::ResponseFuture, SendStream<Bytes>) {
+    ) -> (ResponseFuture, SendStream<Bytes>) {
+        self.send(method, path, headers, false).await
+    }
+
+    /// Sends a request without a body.
+    pub async fn bodiless(&self, method: &str, path: &str) -> (ResponseFuture, SendStream<Bytes>) {
+        self.send(method, path, &[], true).await
+    }
+
+    async fn send(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        last: bool,
+    ) -> (ResponseFuture, SendStream<Bytes>) {
         let uri = format!("http://test{path}");
         let mut request = Request::builder().method(method).uri(uri);
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
         let mut client = soon("room for a stream", self.0.clone().ready()).await.unwrap();
-        client.send_request(request.body(()).unwrap(), false).unwrap()
-    }
-
-    /// Gets a page: its status and its text.
-    pub async fn get(&self, path: &str) -> (u16, String) {
-        let (response, mut body) = self.begin("GET", path, &[]).await;
-        body.send_data(Bytes::new(), true).unwrap();
-        let response: Response<RecvStream> = soon("an answer", response).await.unwrap();
-        let status = response.status().as_u16();
-        let (bytes, _) = whole(response.into_body()).await;
-        (status, String::from_utf8(bytes).unwrap())
+        client.send_request(request.body(()).unwrap(), last).unwrap()
     }
 }
 

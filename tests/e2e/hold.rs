@@ -10,28 +10,13 @@ use shunt_tests::build::Build;
 use shunt_tests::client::{Connection, Response};
 use shunt_tests::load::{Load, failures};
 use shunt_tests::nginx::{Nginx, Setup};
+use shunt_tests::scenario::{hold, parked, resume};
 use shunt_tests::until;
 
 fn start(build: &Build, hold: &str) -> (Nginx, Backend) {
     let a = Backend::start("a", 1);
     let upstream = format!("{hold} upstream web {{ shunt;\n{} keepalive 8; }}", a.lines());
     (Nginx::start(build, Setup::standard(&upstream)), a)
-}
-
-fn hold(nginx: &Nginx, timeout: &str) {
-    let body = format!(r#"{{"timeout":"{timeout}"}}"#);
-    let response = nginx.admin().ask("PUT", "/v1/upstreams/web/hold", &[], body.as_bytes());
-    assert_eq!(response.status, 200, "{}", response.text());
-}
-
-fn resume(nginx: &Nginx) -> Instant {
-    let response = nginx.admin().ask("DELETE", "/v1/upstreams/web/hold", &[], b"");
-    assert_eq!(response.status, 200, "{}", response.text());
-    Instant::now()
-}
-
-fn parked(nginx: &Nginx, requests: u64) {
-    until("requests are parked", || (nginx.admin().state("web").parked == requests).then_some(()));
 }
 
 /// Reads an answer in a thread of its own.

@@ -9,11 +9,37 @@ macro_rules! each_nginx {
         mod debian {
             $(#[test] fn $name() { super::$name(&shunt_tests::build::Build::debian()); })+
         }
+        each_nginx_with_http3!($($name),+);
+    };
+}
+
+/// The same, but for Debian 12's NGINX.
+macro_rules! each_nginx_with_http3 {
+    ($($name:ident),+ $(,)?) => {
         mod trixie {
             $(#[test] fn $name() { super::$name(&shunt_tests::build::Build::trixie()); })+
         }
         mod stable {
             $(#[test] fn $name() { super::$name(&shunt_tests::build::Build::stable()); })+
+        }
+    };
+}
+
+/// Makes tests `http2::debian::name` and so on, and `http3::trixie::name` and so on, of functions that
+/// take a `&Build` and a `Protocol`.
+macro_rules! each_protocol {
+    ($($name:ident),+ $(,)?) => {
+        mod http2 {
+            $(fn $name(build: &shunt_tests::build::Build) {
+                super::$name(build, crate::streams::client::Protocol::Http2);
+            })+
+            each_nginx!($($name),+);
+        }
+        mod http3 {
+            $(fn $name(build: &shunt_tests::build::Build) {
+                super::$name(build, crate::streams::client::Protocol::Http3);
+            })+
+            each_nginx_with_http3!($($name),+);
         }
     };
 }
@@ -27,16 +53,19 @@ mod drain;
 mod fallback;
 mod grpc;
 mod h2c;
+mod held_streams;
 mod hold;
-mod http2;
+mod hold_time;
 mod kill;
 mod lifecycle;
 mod metrics;
 mod preview;
 mod protocols;
 mod proxying;
+mod quic;
 mod refusal;
 mod releases;
+mod streams;
 mod subrequests;
 mod switch;
 mod tls;

@@ -1,13 +1,17 @@
 //! `shunt_metrics`, and the same figures in the API.
 
-use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use prometheus_parse::{Scrape, Value};
 use rustix::process::Signal;
 use shunt_tests::admin::Admin;
 use shunt_tests::backend::Backend;
-use shunt_tests::build::Build;
+use shunt_tests::build::{self, Build};
 use shunt_tests::load::Load;
+use shunt_tests::metrics::{Backwards, Monotone, Page};
 use shunt_tests::nginx::{Nginx, Setup};
 use shunt_tests::process::signal;
 use shunt_tests::scenario::nothing_in_flight;
@@ -24,62 +28,34 @@ fn start(build: &Build) -> (Nginx, [Backend; 2]) {
     (Nginx::start(build, Setup::standard(&upstream)), [a, b])
 }
 
-/// Every counter, by its name and labels; a histogram's buckets and its count are counters, too.
-fn counters(nginx: &Nginx) -> BTreeMap<String, f64> {
-    let scrape = scrape(nginx);
-    let mut counters = BTreeMap::new();
-    for sample in &scrape.samples {
-        let labels = &sample.labels;
-        let release = format!(
-            "{} {:?} {:?} {:?}",
-            sample.metric,
-            labels.get("upstream"),
-            labels.get("release"),
-            labels.get("class")
-        );
-        match &sample.value {
-            Value::Counter(value) => {
-                counters.insert(release, *value);
-            }
-            Value::Histogram(buckets) => {
-                for bucket in buckets {
-                    counters.insert(format!("{release} {}", bucket.less_than), bucket.count);
-                }
-            }
-            Value::Untyped(value) if sample.metric.ends_with("_count") => {
-                counters.insert(release, *value);
-            }
-            _ => {}
-        }
-    }
-    counters
-}
-
-fn scrape(nginx: &Nginx) -> Scrape {
+fn page(nginx: &Nginx) -> Page {
     let response = Admin::new(&nginx.path("metrics.sock")).ask("GET", "/metrics", &[], b"");
     assert_eq!(response.status, 200);
     assert_eq!(response.header("content-type"), Some("text/plain; version=0.0.4; charset=utf-8"));
     let text = response.text();
-    assert!(text.ends_with('\n'));
-    let scrape = Scrape::parse(text.lines().map(|l| Ok(l.to_owned()))).expect("Prometheus' format");
-    // Each line is a series of a family that was announced.
-    for line in text.lines().filter(|l| !l.starts_with('#')) {
-        let name = line.split(['{', ' ']).next().unwrap();
-        let base = ["_bucket", "_sum", "_count"].iter().find_map(|end| name.strip_suffix(end));
-        let known = |name: &str| text.contains(&format!("# TYPE {name} "));
-        assert!(known(name) || base.is_some_and(known), "{line}");
-    }
-    scrape
+    check(&text);
+    Page::parse(&text)
 }
 
+/// Lets Prometheus' own tool look at a page.
+fn check(text: &str) {
+    let mut promtool = Command::new(build::promtool());
+    promtool.args(["check", "metrics"]);
+    promtool.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = promtool.spawn().expect("promtool runs");
+    child.stdin.take().expect("a pipe").write_all(text.as_bytes()).expect("it reads");
+    let output = child.wait_with_output().expect("it ends");
+    // It says nothing of a page that is good.
+    let said = [output.stdout, output.stderr].concat();
+    let said = String::from_utf8_lossy(&said);
+    assert!(output.status.success() && said.is_empty(), "promtool says {said:?} to\n{text}");
+}
+
+#[track_caller]
 fn value(nginx: &Nginx, name: &str, release: &str) -> f64 {
-    let found = scrape(nginx).samples.into_iter().find(|s| {
-        s.metric == name && (release.is_empty() || s.labels.get("release") == Some(release))
-    });
-    match found.unwrap_or_else(|| panic!("there is no {name} of {release:?}")).value {
-        Value::Counter(v) | Value::Gauge(v) | Value::Untyped(v) => v,
-        other => panic!("{other:?}"),
-    }
+    let release = Some(release).filter(|r| !r.is_empty());
+    let found = page(nginx).value(name, release);
+    found.unwrap_or_else(|| panic!("there is no {name} of {release:?}"))
 }
 
 fn the_figures_are_those_of_the_requests(build: &Build) {
@@ -110,9 +86,11 @@ fn the_figures_are_those_of_the_requests(build: &Build) {
     // All but the tunnel.
     assert_eq!(release.response_time.count, 11);
     assert_eq!(release.response_time.buckets.last().unwrap().count, 11);
-    let two = counters(&nginx);
-    assert_eq!(two[r#"shunt_responses_total Some("web") Some("a") Some("2xx")"#], 8.0);
-    assert_eq!(two[r#"shunt_responses_total Some("web") Some("a") Some("4xx")"#], 3.0);
+    let counters = page(&nginx).counters();
+    let of = |class: &str| {
+        counters[&format!(r#"shunt_responses_total{{class="{class}",release="a",upstream="web"}}"#)]
+    };
+    assert_eq!((of("2xx"), of("4xx")), (8.0, 3.0));
 
     nginx.admin().switch("web", "b", None).unwrap();
     assert_eq!(value(&nginx, "shunt_switches_total", ""), 1.0);
@@ -121,40 +99,76 @@ fn the_figures_are_those_of_the_requests(build: &Build) {
     assert_eq!(post.status, 405);
 }
 
+/// What a scraper saw that asks all the time.
+#[derive(Default)]
+struct Seen {
+    pages: AtomicUsize,
+    wrong: Mutex<Vec<String>>,
+}
+
+/// Asks for page after page, over a connection each, until it is told to stop.
+fn scrape(socket: &Path, seen: &Seen, stop: &AtomicBool) {
+    let (admin, mut monotone) = (Admin::new(socket), Monotone::default());
+    while !stop.load(Ordering::Relaxed) {
+        // A worker may be killed under it, and one whose zone was given up says so.
+        let Ok(response) = admin.try_ask("GET", "/metrics", &[], b"") else { continue };
+        let wrong = match response.status {
+            200 => {
+                let Backwards { less, gone } = monotone.look(&Page::parse(&response.text()));
+                seen.pages.fetch_add(1, Ordering::Relaxed);
+                [less, gone].concat()
+            }
+            503 if response.text().contains("reloaded with another zone") => Vec::new(),
+            _ => vec![format!("{response:?}")],
+        };
+        seen.wrong.lock().unwrap().extend(wrong);
+    }
+}
+
 fn counters_never_go_backwards(build: &Build) {
     let (mut nginx, _backends) = start(build);
-    let load = Load::start(nginx.port, 16);
-    let mut before = counters(&nginx);
-    let mut grows = |nginx: &Nginx, what: &str| {
-        until(what, || {
-            let after = counters(nginx);
-            for (name, value) in &before {
-                let now = after.get(name).copied().unwrap_or_default();
-                assert!(now >= *value, "{what}: {name} was {value} and is {now}");
-            }
-            let requests =
-                |c: &BTreeMap<String, f64>| c[r#"shunt_requests_total Some("web") Some("a") None"#];
-            let grown = requests(&after) > requests(&before) + 100.0;
-            before = after;
-            grown.then_some(())
-        });
-    };
-    grows(&nginx, "load");
-    nginx.reload();
-    grows(&nginx, "a reload");
-    for _ in 0..3 {
-        let workers = nginx.workers();
-        signal(workers[0], Signal::KILL);
-        until("a new worker", || {
-            let now = nginx.workers();
-            (now.len() == 4 && !now.contains(&workers[0])).then_some(())
-        });
-        grows(&nginx, "a worker's death");
-    }
-    let larger = nginx.http().replace("shunt_zone shunt:1m", "shunt_zone shunt:2m");
-    nginx.set_http(&larger);
-    nginx.reload();
-    grows(&nginx, "a zone of another size");
+    let load = Load::start(nginx.port, 8);
+    let (seen, stop) = (Seen::default(), AtomicBool::new(false));
+    let socket = nginx.path("metrics.sock");
+    std::thread::scope(|scope| {
+        scope.spawn(|| scrape(&socket, &seen, &stop));
+        // Everything goes on until some more pages were seen, and some more requests were counted.
+        let goes_on = |nginx: &Nginx, what: &str| {
+            let pages = seen.pages.load(Ordering::Relaxed);
+            let before = nginx.admin().state("web").release("a").unwrap().requests;
+            until(what, || {
+                let requests = nginx.admin().state("web").release("a").unwrap().requests;
+                let more = seen.pages.load(Ordering::Relaxed) >= pages + 20;
+                (more && requests > before + 100).then_some(())
+            });
+        };
+        goes_on(&nginx, "load");
+        for _ in 0..2 {
+            nginx.reload();
+            goes_on(&nginx, "a reload");
+        }
+        for _ in 0..3 {
+            let workers = nginx.workers();
+            signal(workers[0], Signal::KILL);
+            until("a new worker", || {
+                let now = nginx.workers();
+                (now.len() == 4 && !now.contains(&workers[0])).then_some(())
+            });
+            goes_on(&nginx, "a worker's death");
+        }
+        for size in ["2m", "512k", "1m"] {
+            let first = nginx.http().find("shunt_zone shunt:").unwrap();
+            let (before, rest) = nginx.http().split_at(first);
+            let rest = rest.split_once(' ').unwrap().1.split_once(' ').unwrap().1;
+            let http = format!("{before}shunt_zone shunt:{size} {rest}");
+            nginx.set_http(&http);
+            nginx.reload();
+            goes_on(&nginx, "a zone of another size");
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    assert_eq!(*seen.wrong.lock().unwrap(), [] as [String; 0]);
+    assert!(seen.pages.load(Ordering::Relaxed) >= 9 * 20);
     // Requests of killed workers failed, which is not what this is about.
     let _ = load.stop();
 }

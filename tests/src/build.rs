@@ -92,6 +92,18 @@ pub fn helper(program: &str) -> PathBuf {
     existing(folder().join("bin").join(program))
 }
 
+/// Prometheus' tool, which `scripts/promtool` has unpacked.
+///
+/// # Panics
+///
+/// When it was not.
+#[must_use]
+pub fn promtool() -> PathBuf {
+    let path = folder().join("promtool");
+    assert!(path.exists(), "{} is missing; run \"scripts/promtool\"", path.display());
+    existing(path)
+}
+
 /// A program of this crate, beside the one that runs: the demo's, or a test's profile.
 ///
 /// # Panics

@@ -10,6 +10,7 @@ pub mod client;
 pub mod gate;
 pub mod helper;
 pub mod load;
+pub mod metrics;
 pub mod nginx;
 pub mod process;
 pub mod protocol;

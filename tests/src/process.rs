@@ -45,6 +45,14 @@ pub fn private_dirty(pid: u32) -> u64 {
     kib.unwrap_or_default() * 1024
 }
 
+/// How often it has slept and was woken up.
+#[must_use]
+pub fn wake_ups(pid: u32) -> u64 {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let count = text.lines().find_map(|l| l.strip_prefix("voluntary_ctxt_switches:"));
+    count.and_then(|c| c.trim().parse().ok()).unwrap_or_default()
+}
+
 /// Sends a signal to a process that the caller has started.
 pub fn signal(pid: u32, signal: Signal) {
     if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {

@@ -1,4 +1,7 @@
-//! What every way to proxy must stand: a switch under it.
+//! What tests of many kinds do with NGINX and its API: a switch under a request above all, which
+//! every way to proxy must stand.
+
+use std::time::Instant;
 
 use shunt_api::{InFlight, Upstream};
 
@@ -59,4 +62,38 @@ pub fn nothing_in_flight(nginx: &Nginx, upstream: &str) -> Upstream {
 pub fn requests(nginx: &Nginx, upstream: &str) -> Vec<(String, u64)> {
     let releases = nginx.admin().state(upstream).releases;
     releases.iter().map(|r| (r.name.to_string(), r.requests)).collect()
+}
+
+/// Holds the upstream `web` for at most so long.
+///
+/// # Panics
+///
+/// When it is refused.
+#[track_caller]
+pub fn hold(nginx: &Nginx, timeout: &str) {
+    let body = format!(r#"{{"timeout":"{timeout}"}}"#);
+    let response = nginx.admin().ask("PUT", "/v1/upstreams/web/hold", &[], body.as_bytes());
+    assert_eq!(response.status, 200, "{}", response.text());
+}
+
+/// Ends the hold; tells when the reply was there.
+///
+/// # Panics
+///
+/// When it is refused.
+#[track_caller]
+pub fn resume(nginx: &Nginx) -> Instant {
+    let response = nginx.admin().ask("DELETE", "/v1/upstreams/web/hold", &[], b"");
+    assert_eq!(response.status, 200, "{}", response.text());
+    Instant::now()
+}
+
+/// Waits until so many requests are parked for `web`.
+///
+/// # Panics
+///
+/// When it does not come to that.
+#[track_caller]
+pub fn parked(nginx: &Nginx, requests: u64) {
+    until("requests are parked", || (nginx.admin().state("web").parked == requests).then_some(()));
 }

@@ -11,14 +11,12 @@ use nginx_sys::{
 use ngx::http::{
     HttpModuleLocationConf, HttpModuleMainConf, HttpModuleServerConf, NgxHttpCoreModule,
 };
+use shunt_api::Token;
 
 use super::{ApiConf, LocConf, MainConf, WriterPlace, parameter, utf8};
 use crate::HttpShuntModule;
 use crate::admin::handler;
 use crate::wrap::{ConfError, Directive, args, bytes, conclude, conf_warn, copy_to_pool, place};
-
-/// The shortest token: 16 characters of base64 are 96 bits.
-const MIN_TOKEN: usize = 16;
 
 /// The handler of `shunt_api`.
 pub unsafe extern "C" fn cmd_shunt_api(
@@ -98,8 +96,8 @@ fn user_id(name: &str) -> Directive<u32> {
     Ok(entry.ok_or_else(unknown)?.pw_uid)
 }
 
-/// Reads the token: the file's content without its line end.
-fn read_token(cf: &mut ngx_conf_t, path: &str) -> Directive<String> {
+/// Reads the token.
+fn read_token(cf: &mut ngx_conf_t, path: &str) -> Directive<Token> {
     if path.is_empty() {
         return Err("\"token_file=\" needs the path of a file".into());
     }
@@ -111,20 +109,14 @@ fn read_token(cf: &mut ngx_conf_t, path: &str) -> Directive<String> {
     }
     let path = std::path::Path::new(OsStr::from_bytes(bytes(&name)));
     let failed = |e: std::io::Error| format!("cannot read token file {path:?}: {e}");
-    let token = std::fs::read_to_string(path).map_err(failed)?;
-    let token = token.trim_end_matches(['\r', '\n']);
-    let visible = token.bytes().all(|b| b.is_ascii_graphic());
-    if token.len() < MIN_TOKEN || !visible {
-        return Err(format!(
-            "token file {path:?} must have {MIN_TOKEN} or more visible ASCII characters in one line"
-        )
-        .into());
-    }
+    let content = std::fs::read(path).map_err(failed)?;
+    let token = Token::from_file(&content)
+        .map_err(|e| format!("token file {path:?} does not hold a token: {e}"))?;
     let mode = std::fs::metadata(path).map_err(failed)?.permissions().mode();
     if mode & 0o007 != 0 {
         conf_warn(cf, &format!("token file {path:?} is open to everybody, chmod it to 0600"));
     }
-    Ok(token.to_owned())
+    Ok(token)
 }
 
 /// `write=on` without a token is only for unix sockets: `false` when something is wrong, which has

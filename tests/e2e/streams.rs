@@ -1,32 +1,36 @@
-//! Clients that speak HTTP/2: many requests of one connection, each with a release of its own.
+//! Requests that are streams of one connection, over HTTP/2 or HTTP/3: each has a release of its own.
+
+pub mod client;
 
 use shunt_api::InFlight;
 use shunt_tests::backend::Backend;
 use shunt_tests::build::Build;
-use shunt_tests::nginx::{Nginx, Setup};
+use shunt_tests::nginx::Setup;
 use shunt_tests::scenario::{nothing_in_flight, requests, switch_under};
 use shunt_tests::until;
+use tokio::task::JoinHandle;
 
-use crate::h2c::{Client, listen, runtime};
+use crate::h2c::runtime;
+use client::{Client, Protocol, Server};
 
 /// So many streams at the same time.
 const STREAMS: usize = 100;
 
-fn start(build: &Build) -> (Nginx, Backend) {
+fn start(build: &Build, protocol: Protocol) -> (Server, Backend) {
     let [a, b] = ["a", "b"].map(|release| Backend::start(release, 2));
-    let more = format!(
-        "upstream web {{ shunt;\n{}{} }}
-         server {{ {} http2_max_concurrent_streams 256;
-             location / {{ proxy_pass http://web; }} }}",
-        a.lines(),
-        b.lines(),
-        listen(build)
+    let upstream = format!("upstream web {{ shunt;\n{}{} }}", a.lines(), b.lines());
+    let server = format!(
+        "{} location / {{ proxy_pass http://web; }}",
+        match protocol {
+            Protocol::Http2 => "http2_max_concurrent_streams 256;",
+            Protocol::Http3 => "http3_max_concurrent_streams 256;",
+        }
     );
-    (Nginx::start(build, Setup::standard(&more)), a)
+    (Server::start(build, protocol, Setup::standard(&upstream), &server), a)
 }
 
 /// Begins so many requests that are held at `a`.
-async fn hold(client: &Client, a: &Backend) -> Vec<tokio::task::JoinHandle<(u16, String)>> {
+async fn hold(client: &Client, a: &Backend) -> Vec<JoinHandle<(u16, String)>> {
     a.hold();
     let ask = |_| {
         let client = client.clone();
@@ -39,25 +43,24 @@ async fn hold(client: &Client, a: &Backend) -> Vec<tokio::task::JoinHandle<(u16,
     held
 }
 
-fn a_request_over_http2_is_switched(build: &Build) {
-    let (nginx, a) = start(build);
+fn a_request_is_switched(build: &Build, protocol: Protocol) {
+    let (server, a) = start(build, protocol);
     let runtime = runtime();
-    switch_under(&nginx, &a, |path| {
+    switch_under(&server.nginx, &a, |path| {
         runtime.block_on(async {
-            let client = Client::connect(&nginx.path("h2.sock")).await;
-            let (status, text) = client.get(path).await;
+            let (status, text) = server.connect().await.get(path).await;
             assert_eq!(status, 200);
             text
         })
     });
-    assert_eq!(nginx.complaints(), [] as [String; 0]);
+    assert_eq!(server.nginx.complaints(), [] as [String; 0]);
 }
 
-fn streams_of_one_connection_go_to_the_release_of_their_time(build: &Build) {
-    let (nginx, a) = start(build);
-    let admin = nginx.admin();
+fn streams_of_one_connection_go_to_the_release_of_their_time(build: &Build, protocol: Protocol) {
+    let (server, a) = start(build, protocol);
+    let (nginx, admin) = (&server.nginx, server.nginx.admin());
     runtime().block_on(async {
-        let client = Client::connect(&nginx.path("h2.sock")).await;
+        let client = server.connect().await;
         let before = hold(&client, &a).await;
         let all = InFlight { requests: STREAMS as u64, upgraded: 0 };
         assert_eq!(admin.in_flight("web", "a"), all);
@@ -77,17 +80,17 @@ fn streams_of_one_connection_go_to_the_release_of_their_time(build: &Build) {
             assert_eq!(answer.await.unwrap(), (200, "a".to_owned()));
         }
     });
-    nothing_in_flight(&nginx, "web");
+    nothing_in_flight(nginx, "web");
     let streams = STREAMS as u64;
-    assert_eq!(requests(&nginx, "web"), [("a".to_owned(), streams), ("b".to_owned(), streams)]);
+    assert_eq!(requests(nginx, "web"), [("a".to_owned(), streams), ("b".to_owned(), streams)]);
     assert_eq!(nginx.complaints(), [] as [String; 0]);
 }
 
-fn streams_that_a_client_resets_are_in_flight_no_more(build: &Build) {
-    let (nginx, a) = start(build);
-    let admin = nginx.admin();
+fn streams_that_a_client_resets_are_in_flight_no_more(build: &Build, protocol: Protocol) {
+    let (server, a) = start(build, protocol);
+    let admin = server.nginx.admin();
     runtime().block_on(async {
-        let client = Client::connect(&nginx.path("h2.sock")).await;
+        let client = server.connect().await;
         let held = hold(&client, &a).await;
         admin.switch("web", "b", None).unwrap();
         let (left, stay) = held.split_at(STREAMS / 2);
@@ -106,11 +109,12 @@ fn streams_that_a_client_resets_are_in_flight_no_more(build: &Build) {
         until("none", || (admin.in_flight("web", "a") == InFlight::default()).then_some(()));
     });
     a.let_go();
-    assert_eq!(requests(&nginx, "web"), [("a".to_owned(), STREAMS as u64), ("b".to_owned(), 1)]);
+    let counted = requests(&server.nginx, "web");
+    assert_eq!(counted, [("a".to_owned(), STREAMS as u64), ("b".to_owned(), 1)]);
 }
 
-each_nginx!(
-    a_request_over_http2_is_switched,
+each_protocol!(
+    a_request_is_switched,
     streams_of_one_connection_go_to_the_release_of_their_time,
     streams_that_a_client_resets_are_in_flight_no_more,
 );
