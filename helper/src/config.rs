@@ -18,6 +18,9 @@ pub const DEFAULT_FOLDER: &str = "/etc/shunt/apps";
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct App {
+    /// The file that it was read from.
+    #[serde(skip)]
+    pub file: PathBuf,
     /// Its name, by which commands call it.
     pub name: ReleaseName,
     /// Its folder: `releases/`, `current` and `log/` are made there.
@@ -152,10 +155,19 @@ fn ten_seconds() -> Duration {
 /// Why a configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    /// A file or folder cannot be read.
-    #[error("cannot read {path:?}: {error}")]
+    /// The folder cannot be read.
+    #[error("cannot read the folder of applications {}: {error}; make it, or name another one (--config)",
+        path.display())]
+    Folder {
+        /// The folder.
+        path: PathBuf,
+        /// What the system said.
+        error: std::io::Error,
+    },
+    /// A file cannot be read.
+    #[error("cannot read {}: {error}", path.display())]
     Read {
-        /// The file or folder.
+        /// The file.
         path: PathBuf,
         /// What the system said.
         error: std::io::Error,
@@ -203,7 +215,7 @@ impl App {
 ///
 /// [`ConfigError`] of the first file that is wrong.
 pub fn load(folder: &Path) -> Result<Vec<App>, ConfigError> {
-    let read = |error| ConfigError::Read { path: folder.to_owned(), error };
+    let read = |error| ConfigError::Folder { path: folder.to_owned(), error };
     let mut files = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(read)? {
         let path = entry.map_err(read)?.path();
@@ -216,8 +228,9 @@ pub fn load(folder: &Path) -> Result<Vec<App>, ConfigError> {
     for path in files {
         let text = std::fs::read_to_string(&path)
             .map_err(|error| ConfigError::Read { path: path.clone(), error })?;
-        let app =
+        let mut app =
             App::parse(&text).map_err(|why| ConfigError::Wrong { path: path.clone(), why })?;
+        app.file.clone_from(&path);
         for other in &apps {
             let slot = app.run.slots.iter().find(|s| other.run.slots.contains(s));
             let what = if app.name == other.name {

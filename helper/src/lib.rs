@@ -12,6 +12,7 @@ pub mod daemon;
 pub mod deploy;
 pub mod endpoint;
 pub mod health;
+pub mod log;
 pub mod nginx;
 pub mod request;
 pub mod runner;

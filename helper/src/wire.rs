@@ -149,12 +149,22 @@ pub enum What {
         /// log. Only for those who may change something.
         lines: Vec<String>,
     },
+    /// A step has waited up to its limit, and the job goes on.
+    Limit {
+        /// The step.
+        step: Step,
+        /// What it has waited for.
+        why: String,
+    },
     /// The job ended.
     Ended {
         /// How.
         outcome: Outcome,
         /// In one sentence.
         text: String,
+        /// What the old release had in flight when it was stopped at the limit of its drain, and was
+        /// cut off unless the release has answered it while it ended; none if it had nothing.
+        cut: Option<InFlight>,
     },
 }
 
@@ -231,18 +241,29 @@ pub struct AppStatus {
     pub upstream: String,
     /// The active release, as NGINX has it.
     pub active: Option<ReleaseName>,
-    /// The release that a rollback goes to.
+    /// The release that was active before it: a rollback goes there.
     pub previous: Option<ReleaseName>,
     /// The upstream's generation.
     pub generation: Option<u32>,
-    /// What is in flight at the active release.
-    pub in_flight: InFlight,
+    /// The releases that NGINX knows, with what they have in flight.
+    pub releases: Vec<ReleaseStatus>,
     /// Why NGINX could not be asked.
     pub nginx_error: Option<String>,
     /// The slots.
     pub slots: Vec<SlotStatus>,
     /// The job that runs.
     pub job: Option<JobStatus>,
+}
+
+/// A release that NGINX knows.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReleaseStatus {
+    /// Its name.
+    pub name: ReleaseName,
+    /// The slot that it runs in, if it does.
+    pub slot: Option<Address>,
+    /// What it has in flight.
+    pub in_flight: InFlight,
 }
 
 /// A slot.

@@ -1,23 +1,24 @@
 //! The daemon of Shunt.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::Parser;
 use listenfd::ListenFd;
-use shunt_helper::daemon::app::App;
-use shunt_helper::daemon::jobs::Jobs;
-use shunt_helper::daemon::recover::Recovery;
-use shunt_helper::daemon::routes::{Peer, Shared, router};
-use shunt_helper::{config, wire};
+use sd_notify::NotifyState;
+use shunt_helper::daemon::lock::StateLock;
+use shunt_helper::daemon::reload;
+use shunt_helper::daemon::routes::{Peer, router};
+use shunt_helper::daemon::shared::Shared;
+use shunt_helper::daemon::terminal::Terminal;
+use shunt_helper::{config, log, wire};
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Deploys releases: starts them, checks them, lets NGINX switch to them, drains and stops the old.
 #[derive(Debug, Parser)]
-#[command(version, about)]
+#[command(version, after_help = SIGNALS)]
 struct Args {
     /// The folder with one TOML file for each application.
     #[arg(long, default_value = config::DEFAULT_FOLDER)]
@@ -30,6 +31,12 @@ struct Args {
     socket: PathBuf,
 }
 
+const SIGNALS: &str = "\
+Signals:
+  HUP        read the folder of applications again; what runs goes on. When the terminal that
+             shuntd was started on is closed, it is the order to end
+  TERM, INT  end: jobs are cut off, applications are stopped, and start again with shuntd";
+
 fn main() -> ExitCode {
     let args = Args::parse();
     let result = tokio::runtime::Builder::new_multi_thread()
@@ -40,7 +47,7 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err((code, error)) => {
-            eprintln!("shuntd: {error}");
+            log::error(error);
             ExitCode::from(code)
         }
     }
@@ -48,50 +55,68 @@ fn main() -> ExitCode {
 
 async fn run(args: Args) -> Result<(), (u8, String)> {
     let failed = |e: String| (wire::exit::FAILED, e);
+    let terminal = Terminal::at_start();
+    // From here on no signal is lost.
+    let listen_for = |kind| signal(kind).map_err(|e| failed(e.to_string()));
+    let mut terminate = listen_for(SignalKind::terminate())?;
+    let mut interrupt = listen_for(SignalKind::interrupt())?;
+    let mut hangup = listen_for(SignalKind::hangup())?;
     let configs = config::load(&args.config).map_err(|e| (wire::exit::USAGE, e.to_string()))?;
-    let mut apps = BTreeMap::new();
-    for config in configs {
-        let name = config.name.clone();
-        let app = App::new(config, &args.state)
-            .map_err(|e| failed(format!("what is remembered of {name}: {e}")))?;
-        apps.insert(name, Arc::new(app));
-    }
+    // Before anything is read that another daemon may be writing.
+    let _lock = StateLock::take(&args.state).map_err(|e| failed(e.to_string()))?;
     let given = ListenFd::from_env().take_unix_listener(0).map_err(|e| failed(e.to_string()))?;
-    let (listener, ours) = match given {
+    let (listener, file) = match given {
         Some(listener) => (adopt(listener).map_err(|e| failed(e.to_string()))?, None),
-        None => (listen(&args.socket).await.map_err(failed)?, Some(&args.socket)),
+        None => {
+            let listener = listen(&args.socket).await.map_err(failed)?;
+            (listener, Some(SocketFile(&args.socket)))
+        }
     };
-    let shared = Arc::new(Shared { apps, jobs: Jobs::default() });
-    for app in shared.apps.values() {
-        if let Some(recovery) = Recovery::begin(app, &shared.jobs).await {
-            let shared = shared.clone();
-            tokio::spawn(async move { recovery.run(&shared).await });
+    let shared = Arc::new(Shared::default());
+    reload::apply(&shared, configs, &args.state).await.map_err(|e| failed(e.to_string()))?;
+    let service = router(shared.clone()).into_make_service_with_connect_info::<Peer>();
+    let mut server = tokio::spawn(axum::serve(listener, service).into_future());
+    let place =
+        file.as_ref().map_or_else(|| "systemd's socket".to_owned(), |f| f.0.display().to_string());
+    let status = reload::status(shared.all().await.len());
+    log::info(format_args!("{status} in {}, listening on {place}", args.config.display()));
+    // Tells systemd, when it asked to be told.
+    let _ = sd_notify::notify(&[NotifyState::Ready, NotifyState::Status(&status)]);
+    tokio::spawn(feed_watchdog());
+    loop {
+        tokio::select! {
+            result = &mut server => match result {
+                Ok(result) => {
+                    result.map_err(|e| failed(e.to_string()))?;
+                    break;
+                }
+                Err(error) => return Err(failed(error.to_string())),
+            },
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            _ = hangup.recv() => {
+                if terminal.is_gone() {
+                    break;
+                }
+                reload::on_hangup(&shared, &args.config, &args.state).await;
+            }
         }
     }
-    let signals = SignalKind::terminate();
-    let mut terminate = signal(signals).map_err(|e| failed(e.to_string()))?;
-    let mut hangup = signal(SignalKind::hangup()).map_err(|e| failed(e.to_string()))?;
-    let service = router(shared.clone()).into_make_service_with_connect_info::<Peer>();
-    let server = axum::serve(listener, service);
-    let place = ours.map_or_else(|| "systemd's socket".to_owned(), |s| s.display().to_string());
-    eprintln!("shuntd: {} applications, listening on {place}", shared.apps.len());
-    // Tells systemd, when it asked to be told.
-    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
-    tokio::spawn(feed_watchdog());
-    tokio::select! {
-        result = server => result.map_err(|e| failed(e.to_string()))?,
-        _ = terminate.recv() => {}
-        // A terminal that is closed.
-        _ = hangup.recv() => {}
-        _ = tokio::signal::ctrl_c() => {}
-    }
-    let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+    let _ = sd_notify::notify(&[NotifyState::Stopping]);
     // With the runner `process` applications are the daemon's children: they end with it, in order.
-    futures_util::future::join_all(shared.apps.values().map(|app| app.shut_down())).await;
-    if let Some(socket) = ours {
-        let _ = std::fs::remove_file(socket);
-    }
+    let apps = shared.all().await;
+    futures_util::future::join_all(apps.iter().map(|app| app.shut_down())).await;
     Ok(())
+}
+
+/// The file of a socket that is the daemon's own: it goes with it.
+struct SocketFile<'a>(&'a std::path::Path);
+
+impl Drop for SocketFile<'_> {
+    fn drop(&mut self) {
+        // The next daemon replaces one that stays.
+        let _ = std::fs::remove_file(self.0);
+    }
 }
 
 /// Tells systemd that the daemon does not hang, twice as often as it asks for (`sd_watchdog_enabled(3)`).
@@ -101,7 +126,7 @@ async fn feed_watchdog() {
     loop {
         ticks.tick().await;
         // If nobody listens, nobody waits.
-        let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
+        let _ = sd_notify::notify(&[NotifyState::Watchdog]);
     }
 }
 

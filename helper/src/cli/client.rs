@@ -13,8 +13,9 @@ use serde::de::DeserializeOwned;
 use shunt_api::{Address, Problem};
 
 use super::Failure;
+use crate::endpoint;
+use crate::request::{self, RequestError};
 use crate::wire::{Event, exit};
-use crate::{endpoint, request};
 
 /// How long a call may take.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -63,13 +64,14 @@ impl Client {
         let request = build(method, path, body)?;
         let response = request::send(&self.socket, request, LIMIT)
             .await
-            .map_err(|e| Failure::new(exit::UNREACHABLE, format!("shuntd: {e}")))?;
+            .map_err(|e| Failure::new(exit::UNREACHABLE, unreachable(&e)))?;
         if response.status().is_success() {
             return serde_json::from_slice(response.body())
                 .map_err(|e| Failure::new(exit::FAILED, format!("shuntd's answer: {e}")));
         }
         let code = match response.status().as_u16() {
             423 => exit::LOCKED,
+            502 => exit::UNREACHABLE,
             400 | 404 | 409 | 422 => exit::USAGE,
             _ => exit::FAILED,
         };
@@ -115,6 +117,17 @@ impl Client {
         }
         driver.abort();
         Ok(())
+    }
+}
+
+fn unreachable(error: &RequestError) -> String {
+    match error {
+        RequestError::Connect { .. } => {
+            format!(
+                "shuntd: {error}; does it run, and listen there? `--socket` names another place"
+            )
+        }
+        _ => format!("shuntd: {error}"),
     }
 }
 

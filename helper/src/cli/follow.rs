@@ -98,8 +98,15 @@ impl Screen {
                 out.extend(lines.iter().map(|line| format!("      | {line}")));
                 out
             }
-            What::Ended { outcome, text } => {
-                let code = if *outcome == Outcome::Done { "32" } else { "31" };
+            What::Limit { step, why } => {
+                vec![format!("  {} {step:<8} {why}", self.paint("33", "limit"))]
+            }
+            What::Ended { outcome, text, cut } => {
+                let code = match (outcome, cut) {
+                    (Outcome::Done, None) => "32",
+                    (Outcome::Done, Some(_)) => "33",
+                    _ => "31",
+                };
                 vec![self.paint(code, text)]
             }
         }

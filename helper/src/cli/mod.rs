@@ -16,7 +16,7 @@ use crate::wire;
 
 /// Releases without downtime: deploy, roll back, watch.
 #[derive(Debug, Parser)]
-#[command(version, about, after_help = EXIT_CODES)]
+#[command(version, after_help = EXIT_CODES)]
 pub struct Cli {
     /// The socket of shuntd.
     #[arg(long, global = true, default_value = wire::DEFAULT_SOCKET)]

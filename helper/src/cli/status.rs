@@ -1,10 +1,10 @@
 //! `shunt status`
 
-use shunt_api::ReleaseName;
+use shunt_api::{InFlight, ReleaseName};
 
 use super::Failure;
 use super::client::Client;
-use crate::wire::{AppStatus, Apps, exit};
+use crate::wire::{AppStatus, Apps, SlotStatus, exit};
 
 /// What it takes.
 #[derive(Debug, clap::Args)]
@@ -23,6 +23,11 @@ pub async fn run(client: &Client, args: &Args, json: bool) -> Result<u8, Failure
         Some(app) => vec![client.get::<AppStatus>(&format!("/v1/apps/{app}")).await?],
         None => client.get::<Apps>("/v1/apps").await?.apps,
     };
+    if apps.is_empty() && !json {
+        super::print(
+            "no application is configured: shuntd's folder has no file that ends in .toml\n",
+        )?;
+    }
     for app in &apps {
         super::print(if json { super::json(app) } else { show(app) })?;
     }
@@ -41,29 +46,46 @@ fn show(app: &AppStatus) -> String {
         (None, generation) => {
             let generation = generation.map_or_else(String::new, |g| format!(" (generation {g})"));
             line("active", format!("{}{generation}", name(&app.active)));
-            let (requests, upgraded) = (app.in_flight.requests, app.in_flight.upgraded);
-            line("in flight", format!("{requests} requests, {upgraded} upgraded"));
         }
     }
     line("previous", name(&app.previous));
     for slot in &app.slots {
-        let what = match (&slot.release, slot.pid) {
-            (None, _) => "free".to_owned(),
-            (Some(release), Some(pid)) => {
-                let restarts = match slot.restarts {
-                    0 => String::new(),
-                    n => format!(", started again {n} times"),
-                };
-                format!("\"{release}\", pid {pid}{restarts}")
-            }
-            (Some(release), None) => {
-                format!("\"{release}\", its process ended and is started again")
-            }
+        let what = match &slot.release {
+            None => "free".to_owned(),
+            Some(release) => format!("\"{release}\"  {}", about(app, release, Some(slot))),
         };
         line("slot", format!("{}  {what}", slot.address));
+    }
+    // What others have told NGINX of, if it matters.
+    for release in app.releases.iter().filter(|r| r.slot.is_none()) {
+        if release.in_flight.total() > 0 || app.active.as_ref() == Some(&release.name) {
+            let what = about(app, &release.name, None);
+            line("elsewhere", format!("\"{}\"  {what}", release.name));
+        }
     }
     if let Some(job) = &app.job {
         line("job", format!("{} ({} \"{}\") since {}", job.job, job.kind, job.release, job.since));
     }
     out
+}
+
+/// What a release is, has in flight, and runs as.
+fn about(app: &AppStatus, release: &ReleaseName, slot: Option<&SlotStatus>) -> String {
+    let mut parts = Vec::new();
+    for (what, name) in [("active", &app.active), ("previous", &app.previous)] {
+        if name.as_ref() == Some(release) {
+            parts.push(what.to_owned());
+        }
+    }
+    let known = app.releases.iter().find(|known| known.name == *release);
+    if let Some(InFlight { requests, upgraded }) = known.map(|known| known.in_flight) {
+        parts.push(format!("in flight: {requests} requests, {upgraded} upgraded"));
+    }
+    match slot.map(|slot| (slot.pid, slot.restarts)) {
+        Some((Some(pid), 0)) => parts.push(format!("pid {pid}")),
+        Some((Some(pid), n)) => parts.push(format!("pid {pid}, started again {n} times")),
+        Some((None, _)) => parts.push("its process ended and is started again".to_owned()),
+        None => {}
+    }
+    parts.join("; ")
 }

@@ -3,17 +3,18 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use shunt_api::{Address, ReleaseName};
+use shunt_api::{Address, ReleaseName, Upstream};
 use tokio::sync::{Mutex, watch};
 
 use crate::config;
 use crate::daemon::state::{self, Remembered, Underway};
 use crate::deploy::releases::Releases;
+use crate::log;
 use crate::nginx::Client;
 use crate::runner::leftover::Identity;
 use crate::runner::log::Log;
 use crate::runner::process::{Process, Spec, StartError, State};
-use crate::wire::{AppStatus, SlotStatus};
+use crate::wire::{AppStatus, JobStatus, ReleaseStatus, SlotStatus};
 
 /// An application.
 pub struct App {
@@ -45,9 +46,20 @@ impl Inner {
         }
         // Without the file the daemon goes on; it only remembers less after its next start.
         if let Err(error) = self.remembered.write(&self.file) {
-            eprintln!("shuntd: cannot write {}: {error}", self.file.display());
+            log::error(format_args!("cannot write {}: {error}", self.file.display()));
         }
     }
+}
+
+/// Why a part of the configuration cannot change now.
+#[derive(Debug)]
+pub struct InUse {
+    /// The part.
+    pub what: String,
+    /// Who uses it.
+    pub why: String,
+    /// What to do.
+    pub cure: &'static str,
 }
 
 /// A release in a slot, as it is remembered.
@@ -73,6 +85,64 @@ impl App {
         Ok(Self { config, nginx, releases, inner: Arc::new(Mutex::new(inner)) })
     }
 
+    /// The same application with another configuration. What runs is the same, and goes on as it was
+    /// started.
+    #[must_use]
+    pub fn with(&self, config: config::App) -> Self {
+        let (nginx, releases) = (Client::new(&config), Releases::new(&config.root));
+        Self { config, nginx, releases, inner: self.inner.clone() }
+    }
+
+    /// Whether this is the same application, be it with another configuration.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.inner, &other.inner)
+    }
+
+    /// Why the application is needed as it is: a job or a release runs.
+    pub async fn is_needed(&self, job: Option<&JobStatus>) -> Option<String> {
+        if let Some(JobStatus { job, kind, release, .. }) = job {
+            return Some(format!("job {job} ({kind} \"{release}\") runs"));
+        }
+        let occupants = self.occupants().await;
+        let (slot, release) = occupants.first()?;
+        Some(format!("release \"{release}\" runs in {slot}"))
+    }
+
+    /// Whether another configuration leaves what is in use where it is.
+    ///
+    /// # Errors
+    ///
+    /// [`InUse`].
+    pub async fn may_become(
+        &self,
+        config: &config::App,
+        job: Option<&JobStatus>,
+    ) -> Result<(), InUse> {
+        let Some(why) = self.is_needed(job).await else { return Ok(()) };
+        let in_use = |what: String, cure| Err(InUse { what, why: why.clone(), cure });
+        if config.root != self.config.root {
+            let cure = "stop shuntd, move the folder, and start it again";
+            return in_use("\"root\"".to_owned(), cure);
+        }
+        if config.upstream() != self.config.upstream() {
+            return in_use("\"upstream\"".to_owned(), "restart shuntd");
+        }
+        for slot in self.config.run.slots.iter().filter(|s| !config.run.slots.contains(s)) {
+            // A job may be about to use any of them.
+            if job.is_some() {
+                return in_use(format!("slot {slot}"), "wait for its end");
+            }
+            let occupants = self.occupants().await;
+            if let Some((slot, release)) = occupants.into_iter().find(|(s, _)| s == slot) {
+                let why = format!("release \"{release}\" runs in it");
+                let cure = "it is free after the next deploy";
+                return Err(InUse { what: format!("slot {slot}"), why, cure });
+            }
+        }
+        Ok(())
+    }
+
     /// Takes over what an earlier daemon left running when it was killed. What cannot be taken over
     /// stays as it is, see [`App::end_leftovers`].
     pub async fn adopt(&self) {
@@ -90,16 +160,20 @@ impl App {
             let Some(process) = process else { continue };
             let name = &self.config.name;
             if !self.config.run.slots.contains(&slot) {
-                eprintln!("shuntd: {name}: {slot} of \"{release}\" is no slot any more");
+                log::warning(format_args!("{name}: {slot} of \"{release}\" is no slot any more"));
                 continue;
             }
             match Process::adopt(self.spec(&slot, &release), process) {
                 Ok(process) => {
-                    eprintln!("shuntd: {name}: \"{release}\" runs in {slot} and is taken over");
+                    log::notice(format_args!(
+                        "{name}: \"{release}\" runs in {slot} and is taken over"
+                    ));
                     self.add(&slot, &release, process).await;
                 }
                 Err(error) => {
-                    eprintln!("shuntd: {name}: \"{release}\" in {slot} is not taken over: {error}");
+                    log::warning(format_args!(
+                        "{name}: \"{release}\" in {slot} is not taken over: {error}"
+                    ));
                 }
             }
         }
@@ -169,6 +243,7 @@ impl App {
         let mut env = self.config.run.env.clone();
         env.extend(self.names(slot, release).map(|(name, value)| (name.to_owned(), value)));
         Spec {
+            name: format!("{}: \"{release}\" in {slot}", self.config.name),
             command: self.config.run.command.clone(),
             folder: self.releases.of(release),
             slot: slot.clone(),
@@ -259,23 +334,37 @@ impl App {
     pub async fn settle(&self, active: Option<&ReleaseName>) {
         let mut inner = self.inner.lock().await;
         let Some(job) = &inner.remembered.underway else { return };
-        let from = job.old.clone().filter(|_| active == Some(&job.release));
-        if from.is_some() && inner.remembered.previous != from {
-            inner.remembered.previous = from;
+        let Some(from) = job.old.clone().filter(|_| active == Some(&job.release)) else { return };
+        let last = Some(state::Switch { from, to: job.release.clone() });
+        if inner.remembered.last_switch != last {
+            inner.remembered.last_switch = last;
             inner.save();
         }
     }
 
-    /// The release that a rollback goes to.
-    pub async fn previous(&self) -> Option<ReleaseName> {
-        self.inner.lock().await.remembered.previous.clone()
+    /// The release that was active before the one that NGINX has active now: a rollback goes there.
+    pub async fn previous(&self, state: &Upstream) -> Option<ReleaseName> {
+        // Whoever switched, NGINX knows, until it is told to forget it, which a drain begins with. Then
+        // it is known here, unless somebody has switched since.
+        if state.previous.is_some() {
+            return state.previous.clone();
+        }
+        let inner = self.inner.lock().await;
+        let last = inner.remembered.last_switch.as_ref()?;
+        (state.active.as_ref() == Some(&last.to)).then(|| last.from.clone())
+    }
+
+    /// As [`App::previous`], when NGINX cannot be asked: if nobody else has switched.
+    pub async fn last_previous(&self) -> Option<ReleaseName> {
+        let inner = self.inner.lock().await;
+        inner.remembered.last_switch.as_ref().map(|last| last.from.clone())
     }
 
     /// Releases that must not be removed: the active one, the previous one, what runs.
     pub async fn in_use(&self, active: &ReleaseName) -> Vec<ReleaseName> {
         let inner = self.inner.lock().await;
         let mut used = vec![active.clone()];
-        used.extend(inner.remembered.previous.clone());
+        used.extend(inner.remembered.last_switch.as_ref().map(|last| last.from.clone()));
         used.extend(inner.running.iter().map(|(_, release, _)| release.clone()));
         used
     }
@@ -320,14 +409,11 @@ impl App {
             Ok(state) => (Some(state), None),
             Err(error) => (None, Some(error.to_string())),
         };
+        let previous = match &state {
+            Some(state) => self.previous(state).await,
+            None => self.last_previous().await,
+        };
         let inner = self.inner.lock().await;
-        let active = state.as_ref().and_then(|s| s.active.clone());
-        let in_flight = state
-            .as_ref()
-            .zip(active.as_ref())
-            .and_then(|(s, active)| s.release(active.as_str()))
-            .map(|r| r.in_flight)
-            .unwrap_or_default();
         let slots = self.config.run.slots.iter().map(|slot| {
             let found = inner.running.iter().find(|(s, _, _)| s == slot);
             let (pid, restarts) = match found.map(|(_, _, process)| process.state()) {
@@ -338,15 +424,21 @@ impl App {
             let release = found.map(|(_, release, _)| release.clone());
             SlotStatus { address: slot.clone(), release, pid, restarts }
         });
+        let slots: Vec<_> = slots.collect();
+        let releases = state.iter().flat_map(|state| &state.releases).map(|known| {
+            let slot = inner.running.iter().find(|(_, release, _)| *release == known.name);
+            let slot = slot.map(|(slot, _, _)| slot.clone());
+            ReleaseStatus { name: known.name.clone(), slot, in_flight: known.in_flight }
+        });
         AppStatus {
             name: self.config.name.clone(),
             upstream: self.config.upstream().to_owned(),
-            active,
-            previous: inner.remembered.previous.clone(),
-            generation: state.map(|s| s.generation),
-            in_flight,
+            active: state.as_ref().and_then(|s| s.active.clone()),
+            previous,
+            generation: state.as_ref().map(|s| s.generation),
+            releases: releases.collect(),
             nginx_error,
-            slots: slots.collect(),
+            slots,
             job: None,
         }
     }

@@ -7,7 +7,8 @@ use std::time::Instant;
 use shunt_api::ReleaseName;
 use tokio::sync::watch;
 
-use crate::wire::{Event, JobKind, JobStatus, What};
+use crate::log;
+use crate::wire::{Event, JobKind, JobStatus, Outcome, What};
 
 /// How many jobs are remembered.
 const REMEMBERED: usize = 100;
@@ -130,17 +131,28 @@ impl Reporter {
     /// Adds an event.
     pub fn say(&self, what: What) {
         let at = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let text = match &what {
-            What::Ended { text, .. } => Some(text.clone()),
-            _ => None,
-        };
+        self.log(&what);
+        let ended = matches!(what, What::Ended { .. });
         self.job.events.send_modify(|events| {
             let id = events.list.len() as u64 + 1;
             events.list.push(Event { id, at, what });
-            events.ended |= text.is_some();
+            events.ended |= ended;
         });
-        if let Some(text) = text {
-            eprintln!("shuntd: {text}");
+    }
+
+    /// What the daemon's log has of a job: that it began, and how it ended.
+    fn log(&self, what: &What) {
+        match what {
+            What::Began { app, job, release } => {
+                log::info(format_args!(
+                    "{app}: {job} of \"{release}\" begins, job {}",
+                    self.job.id
+                ));
+            }
+            What::Ended { outcome: Outcome::Done, text, cut: None } => log::notice(text),
+            What::Ended { outcome: Outcome::Done, text, cut: Some(_) } => log::warning(text),
+            What::Ended { text, .. } => log::error(text),
+            What::Step { .. } | What::Done { .. } | What::Failed { .. } | What::Limit { .. } => {}
         }
     }
 }
@@ -154,7 +166,6 @@ impl Drop for Reporter {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::Outcome;
 
     fn name(text: &str) -> ReleaseName {
         ReleaseName::new(text).unwrap()
@@ -176,7 +187,7 @@ mod tests {
         let jobs = Jobs::default();
         let reporter = jobs.begin(&name("web"), JobKind::Deploy, &name("v1")).ok().unwrap();
         let id = reporter.id();
-        reporter.say(What::Ended { outcome: Outcome::Done, text: String::new() });
+        reporter.say(What::Ended { outcome: Outcome::Done, text: String::new(), cut: None });
         drop(reporter);
         let events = jobs.follow(id).unwrap().borrow().clone();
         assert!(events.ended);

@@ -10,8 +10,9 @@ use shunt_api::ReleaseName;
 
 use crate::daemon::app::App;
 use crate::daemon::jobs::{Jobs, Reporter};
-use crate::daemon::routes::Shared;
+use crate::daemon::shared::Shared;
 use crate::deploy::engine::Job;
+use crate::log;
 use crate::wire::{JobKind, Outcome, What};
 
 /// How often to ask again for NGINX when it is not there yet.
@@ -36,8 +37,13 @@ impl Recovery {
     /// Runs as soon as NGINX tells which release is active. Until then there is no lock: jobs fail
     /// by themselves, with a better reason.
     pub async fn run(mut self, shared: &Shared) {
-        let app = &self.app;
         loop {
+            // NGINX may not be where the configuration said, and that may be mended by now.
+            match shared.app(self.app.config.name.as_str()).await {
+                Some(app) if app.is_same(&self.app) => self.app = app,
+                _ => return,
+            }
+            let app = &self.app;
             match app.nginx.state().await {
                 Ok(state) => {
                     let active = state.active;
@@ -66,7 +72,7 @@ impl Recovery {
                 Err(error) => {
                     if let Some(lock) = self.lock.take() {
                         let text = format!("{}: {error}; asking again", app.config.name);
-                        lock.say(What::Ended { outcome: Outcome::Unreachable, text });
+                        lock.say(What::Ended { outcome: Outcome::Unreachable, text, cut: None });
                     }
                 }
             }
@@ -85,10 +91,13 @@ impl Recovery {
         let (name, release) = (&app.config.name, &job.release);
         match Job::take_back(app, &job).await {
             Ok(()) => {
-                eprintln!("shuntd: {name}: the {} of \"{release}\" is taken back", job.kind);
+                log::notice(format_args!(
+                    "{name}: the {} of \"{release}\" is taken back",
+                    job.kind
+                ));
                 app.end().await;
             }
-            Err(why) => eprintln!("shuntd: {name}: {why}"),
+            Err(why) => log::error(format_args!("{name}: {why}")),
         }
     }
 }

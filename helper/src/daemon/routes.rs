@@ -1,6 +1,5 @@
 //! The daemon's API.
 
-use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::sync::Arc;
 
@@ -18,19 +17,12 @@ use tokio::net::UnixListener;
 use tokio::sync::watch;
 
 use crate::daemon::app::App;
-use crate::daemon::jobs::{Events, Jobs};
+use crate::daemon::jobs::Events;
+use crate::daemon::shared::Shared;
 use crate::deploy::engine::Job;
 use crate::wire::{
     AppStatus, Apps, DeployRequest, JobKind, JobStatus, Started, SwitchRequest, What,
 };
-
-/// What the routes share.
-pub struct Shared {
-    /// The applications by name.
-    pub apps: BTreeMap<ReleaseName, Arc<App>>,
-    /// Their jobs.
-    pub jobs: Jobs,
-}
 
 /// Who has connected, as the kernel says (`SO_PEERCRED`).
 #[derive(Debug, Clone, Copy)]
@@ -86,23 +78,24 @@ fn may_change(peer: Peer) -> Answer<()> {
     }
 }
 
-impl Shared {
-    fn app(&self, name: &str) -> Answer<&Arc<App>> {
-        self.apps.get(name).ok_or_else(|| {
-            let known: Vec<_> = self.apps.keys().map(ReleaseName::as_str).collect();
-            let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
-            let detail = format!("no application {name:?} is configured; there is: {known}");
-            Refusal::new(StatusCode::NOT_FOUND, detail)
-        })
+async fn find(shared: &Shared, name: &str) -> Answer<Arc<App>> {
+    if let Some(app) = shared.app(name).await {
+        return Ok(app);
     }
+    let apps = shared.all().await;
+    let known: Vec<_> = apps.iter().map(|app| app.config.name.as_str()).collect();
+    let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+    let detail = format!("no application {name:?} is configured; there is: {known}");
+    Err(Refusal::new(StatusCode::NOT_FOUND, detail))
+}
 
-    async fn status(&self, app: &App) -> AppStatus {
-        AppStatus { job: self.jobs.running(&app.config.name), ..app.status().await }
-    }
+async fn status(shared: &Shared, app: &App) -> AppStatus {
+    AppStatus { job: shared.jobs.running(&app.config.name), ..app.status().await }
 }
 
 async fn apps(State(shared): State<Arc<Shared>>) -> Json<Apps> {
-    let all = shared.apps.values().map(|app| shared.status(app));
+    let apps = shared.all().await;
+    let all = apps.iter().map(|app| status(&shared, app));
     Json(Apps { apps: futures_util::future::join_all(all).await })
 }
 
@@ -110,8 +103,8 @@ async fn app(
     State(shared): State<Arc<Shared>>,
     Path(name): Path<String>,
 ) -> Answer<Json<AppStatus>> {
-    let app = shared.app(&name)?;
-    Ok(Json(shared.status(app).await))
+    let app = find(&shared, &name).await?;
+    Ok(Json(status(&shared, &app).await))
 }
 
 async fn deploy(
@@ -121,7 +114,7 @@ async fn deploy(
     body: String,
 ) -> Answer<(StatusCode, Json<Started>)> {
     may_change(peer)?;
-    let app = shared.app(&name)?.clone();
+    let app = find(&shared, &name).await?;
     let DeployRequest { from, release } = parse(&body)?;
     if !from.is_absolute() {
         return Err(Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, "\"from\" must be absolute"));
@@ -138,7 +131,7 @@ async fn deploy(
         let detail = format!("release \"{release}\" exists already, choose another name");
         return Err(Refusal::new(StatusCode::CONFLICT, detail));
     }
-    begin(&shared, app, JobKind::Deploy, release, Some(from))
+    begin(&shared, &app, JobKind::Deploy, release, Some(from)).await
 }
 
 /// The time as a name; with a number when that is taken.
@@ -157,13 +150,27 @@ async fn rollback(
     Path(name): Path<String>,
 ) -> Answer<(StatusCode, Json<Started>)> {
     may_change(peer)?;
-    let app = shared.app(&name)?.clone();
-    // A switch whose end was not known may have come true.
-    if let Ok(state) = app.nginx.state().await {
-        app.settle(state.active.as_ref()).await;
-    }
-    let Some(release) = app.previous().await else {
-        let detail = format!("{name} has no previous release to go back to");
+    let app = find(&shared, &name).await?;
+    let (active, previous) = match app.nginx.state().await {
+        Ok(state) => {
+            // A switch whose end was not known may have come true.
+            app.settle(state.active.as_ref()).await;
+            let previous = app.previous(&state).await;
+            (state.active, previous)
+        }
+        Err(error) => match app.last_previous().await {
+            // The job will tell.
+            Some(release) => (None, Some(release)),
+            None => return Err(Refusal::new(StatusCode::BAD_GATEWAY, error.to_string())),
+        },
+    };
+    let Some(release) = previous else {
+        let active = active.map_or_else(|| "none".to_owned(), |active| format!("\"{active}\""));
+        let detail = format!(
+            "{name} has nothing to go back to: active is {active}, and which release was active \
+             before is not known; running: {}; `shunt switch` goes to one of these",
+            running(&app).await
+        );
         return Err(Refusal::new(StatusCode::CONFLICT, detail));
     };
     if app.slot_of(&release).await.is_none() && !app.releases.of(&release).exists() {
@@ -174,7 +181,13 @@ async fn rollback(
         );
         return Err(Refusal::new(StatusCode::CONFLICT, detail));
     }
-    begin(&shared, app, JobKind::Rollback, release, None)
+    begin(&shared, &app, JobKind::Rollback, release, None).await
+}
+
+/// The releases that run, as one reads them.
+async fn running(app: &App) -> String {
+    let names: Vec<_> = app.occupants().await.into_iter().map(|(_, r)| r.to_string()).collect();
+    if names.is_empty() { "none".to_owned() } else { names.join(", ") }
 }
 
 async fn switch(
@@ -184,16 +197,14 @@ async fn switch(
     body: String,
 ) -> Answer<(StatusCode, Json<Started>)> {
     may_change(peer)?;
-    let app = shared.app(&name)?.clone();
+    let app = find(&shared, &name).await?;
     let SwitchRequest { release } = parse(&body)?;
     if app.slot_of(&release).await.is_none() {
-        let running: Vec<_> =
-            app.occupants().await.into_iter().map(|(_, release)| release.to_string()).collect();
-        let running = if running.is_empty() { "none".to_owned() } else { running.join(", ") };
+        let running = running(&app).await;
         let detail = format!("release \"{release}\" does not run; running: {running}");
         return Err(Refusal::new(StatusCode::CONFLICT, detail));
     }
-    begin(&shared, app, JobKind::Switch, release, None)
+    begin(&shared, &app, JobKind::Switch, release, None).await
 }
 
 fn parse<T: serde::de::DeserializeOwned>(body: &str) -> Answer<T> {
@@ -207,9 +218,9 @@ fn parse<T: serde::de::DeserializeOwned>(body: &str) -> Answer<T> {
     })
 }
 
-fn begin(
+async fn begin(
     shared: &Arc<Shared>,
-    app: Arc<App>,
+    app: &App,
     kind: JobKind,
     release: ReleaseName,
     from: Option<std::path::PathBuf>,
@@ -222,6 +233,8 @@ fn begin(
         );
         Refusal::new(StatusCode::LOCKED, detail)
     })?;
+    // From here on what it needs stays. The configuration may be another one since it was looked at.
+    let app = find(shared, app.config.name.as_str()).await?;
     let started = Started { job: reporter.id(), release: release.clone() };
     // The job is the daemon's: it goes on when the client leaves.
     tokio::spawn(async move {

@@ -14,14 +14,26 @@ use crate::wire::JobKind;
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Remembered {
-    /// The release that a rollback goes to.
-    pub previous: Option<ReleaseName>,
+    /// The last switch of a job: a rollback goes to where it came from, as long as nobody else has
+    /// switched since.
+    #[serde(default)]
+    pub last_switch: Option<Switch>,
     /// Which release is in which slot.
     pub slots: Vec<Slot>,
     /// The job that runs; one that was cut off, or has ended without knowing how, stays until the
     /// next one.
     #[serde(default)]
     pub underway: Option<Underway>,
+}
+
+/// A switch in the file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Switch {
+    /// The release that was active before.
+    pub from: ReleaseName,
+    /// The release that it made active.
+    pub to: ReleaseName,
 }
 
 /// A job in the file, written down before it does anything.
@@ -91,7 +103,10 @@ mod tests {
         let path = tmp.path().join("state/web.json");
         assert_eq!(Remembered::read(&path).unwrap(), Remembered::default());
         let state = Remembered {
-            previous: Some(ReleaseName::new("v1").unwrap()),
+            last_switch: Some(Switch {
+                from: ReleaseName::new("v1").unwrap(),
+                to: ReleaseName::new("v2").unwrap(),
+            }),
             slots: vec![Slot {
                 slot: "127.0.0.1:3001".parse().unwrap(),
                 release: ReleaseName::new("v2").unwrap(),

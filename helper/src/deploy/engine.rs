@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use shunt_api::{Address, ReleaseName, Source, Upstream};
+use shunt_api::{Address, InFlight, ReleaseName, Source, Upstream};
 
 use crate::daemon::app::App;
 use crate::daemon::jobs::Reporter;
@@ -70,7 +70,9 @@ pub struct Job<'a> {
     /// Whether it ran when the job began.
     pub(super) proven: bool,
     /// Whether the old release had something in flight at the limit of its drain.
-    pub(super) cut: bool,
+    pub(super) limit: bool,
+    /// What it still had when it was stopped.
+    pub(super) cut: Option<InFlight>,
     /// A process of the release that an earlier daemon left and that could not be taken over.
     pub(super) leftover: Option<Identity>,
 }
@@ -103,7 +105,8 @@ impl<'a> Job<'a> {
             slot: None,
             announced: false,
             proven: false,
-            cut: false,
+            limit: false,
+            cut: None,
             leftover: None,
         }
     }
@@ -163,13 +166,17 @@ impl<'a> Job<'a> {
                     report.say(What::Done { step, took, note });
                     Event::Done
                 }
+                Err(Failure { event: Event::Limit, why, .. }) => {
+                    self.limit = true;
+                    report.say(What::Limit { step, why });
+                    Event::Limit
+                }
                 Err(Failure { event, why, lines }) => {
                     failure.get_or_insert_with(|| why.clone());
                     report.say(What::Failed { step, why, lines });
                     event
                 }
             };
-            self.cut |= event == Event::Limit;
             phase = plan.step(phase, event);
         }
     }
@@ -224,7 +231,7 @@ impl<'a> Job<'a> {
             || "nothing has changed".to_owned(),
             |old| format!("\"{old}\" still serves"),
         );
-        let text = match (outcome, why) {
+        let mut text = match (outcome, why) {
             (Outcome::Done, None) if self.kind == JobKind::Recover => {
                 format!("{app}: \"{release}\" runs again")
             }
@@ -256,8 +263,27 @@ impl<'a> Job<'a> {
                 format!("{app}: \"{release}\" is refused, {still}: {}", why.unwrap_or_default())
             }
         };
-        report.say(What::Ended { outcome, text });
+        if let Some(cut) = &self.cut {
+            text.push_str(&self.warning(*cut));
+        }
+        report.say(What::Ended { outcome, text, cut: self.cut });
         outcome
+    }
+
+    /// What is said of requests that a release was stopped with.
+    fn warning(&self, cut: InFlight) -> String {
+        let drain = &self.app.config.drain;
+        let old = self.old.as_ref().map_or("", ReleaseName::as_str);
+        let kinds = [
+            (cut.requests, "request", "timeout", drain.timeout),
+            (cut.upgraded, "upgraded connection", "upgraded_timeout", drain.upgraded_timeout),
+        ];
+        let kinds = kinds
+            .iter()
+            .filter(|(n, ..)| *n > 0)
+            .map(|(n, what, name, limit)| format!("{} (drain {name} {limit:?})", count(*n, what)));
+        let kinds: Vec<_> = kinds.collect();
+        format!("; warning: \"{old}\" was stopped with {} in flight", kinds.join(" and "))
     }
 
     fn about(&self, step: Step) -> String {
@@ -290,4 +316,9 @@ impl<'a> Job<'a> {
             Step::Undo => self.undo().await,
         }
     }
+}
+
+/// So many of something, as one reads it.
+pub(super) fn count(n: u64, what: &str) -> String {
+    if n == 1 { format!("1 {what}") } else { format!("{n} {what}s") }
 }

@@ -6,7 +6,7 @@ use shunt_api::{Address, InFlight, ReleaseName, Source};
 use tokio::sync::watch;
 
 use crate::config;
-use crate::deploy::engine::{Done, Failure, Job};
+use crate::deploy::engine::{Done, Failure, Job, count};
 use crate::deploy::plan::Event;
 use crate::health;
 use crate::nginx::AGAIN;
@@ -90,7 +90,7 @@ impl Job<'_> {
             return Ok(slot);
         }
         let state = self.app.nginx.state().await?;
-        let previous = self.app.previous().await;
+        let previous = self.app.previous(&state).await;
         let in_flight =
             |release: &ReleaseName| state.release(release.as_str()).map(|r| r.in_flight.total());
         let mut idle = self.app.occupants().await;
@@ -107,7 +107,7 @@ impl Job<'_> {
             }
             self.app.nginx.drained(&release, limit).await?;
             // Refused if somebody has switched to it meanwhile.
-            let left = self.forget(&release).await?;
+            let left = self.forget(&release).await?.total();
             if left > 0 {
                 let why = format!("no slot is free: \"{release}\" has {left} in flight in {slot}");
                 return Err(Failure::new(Outcome::Failed, why));
@@ -225,10 +225,10 @@ impl Job<'_> {
         }
         if left.total() > 0 {
             let why = format!(
-                "\"{old}\" still has {} requests and {} upgraded connections in flight after {:?}",
-                left.requests,
-                left.upgraded,
-                start.elapsed()
+                "\"{old}\" still has {} and {} in flight after {:.1} s",
+                count(left.requests, "request"),
+                count(left.upgraded, "upgraded connection"),
+                start.elapsed().as_secs_f64()
             );
             return Err(Failure { event: Event::Limit, ..Failure::new(Outcome::Done, why) });
         }
@@ -240,26 +240,31 @@ impl Job<'_> {
 
     /// Stops the old release. It is deleted from NGINX first: that is refused if somebody has
     /// switched back to it, and afterwards nobody can.
-    pub(super) async fn stop(&self) -> Done {
+    pub(super) async fn stop(&mut self) -> Done {
         let Some(old) = &self.old else { return Ok(String::new()) };
         let left = self.forget(old).await.map_err(|e| e.about(&still_runs(old)))?;
-        if left > 0 && !self.cut {
+        if left.total() > 0 && !self.limit {
             // It had nothing when it was drained: somebody has switched to it and away again.
-            let why = format!("{}: it has {left} in flight again", still_runs(old));
+            let why = format!("{}: it has {} in flight again", still_runs(old), left.total());
             return Err(Failure::new(Outcome::Done, why));
         }
         let note = match self.app.slot_of(old).await {
             None => "not ours to stop".to_owned(),
-            Some(slot) if self.app.stop(&slot).await => "ended by itself".to_owned(),
-            Some(_) => "killed after its grace time".to_owned(),
+            Some(slot) => {
+                self.cut = Some(left).filter(|left| left.total() > 0);
+                match self.app.stop(&slot).await {
+                    true => "ended by itself".to_owned(),
+                    false => "killed after its grace time".to_owned(),
+                }
+            }
         };
         self.sweep().await?;
         Ok(note)
     }
 
-    /// Deletes a release from NGINX, if it is there by the API, and tells how much it has in flight:
-    /// with something, it stays.
-    async fn forget(&self, release: &ReleaseName) -> Result<u64, Failure> {
+    /// Deletes a release from NGINX, if it is there by the API, and tells what it has in flight: with
+    /// something, it stays.
+    async fn forget(&self, release: &ReleaseName) -> Result<InFlight, Failure> {
         let nginx = &self.app.nginx;
         let end = Instant::now() + nginx.limit();
         loop {
@@ -267,13 +272,14 @@ impl Job<'_> {
             if state.active.as_ref() == Some(release) {
                 return Err(Failure::overruled(Some(release)));
             }
-            let Some(known) = state.release(release.as_str()) else { return Ok(0) };
-            let in_flight = known.in_flight.total();
-            if known.source == Source::Config || in_flight > 0 {
-                return Ok(in_flight);
+            let Some(known) = state.release(release.as_str()) else {
+                return Ok(InFlight::default());
+            };
+            if known.source == Source::Config || known.in_flight.total() > 0 {
+                return Ok(known.in_flight);
             }
             match nginx.delete(release, state.generation).await {
-                Ok(_) => return Ok(0),
+                Ok(_) => return Ok(InFlight::default()),
                 // A request, a switch or another change was faster: the next look tells.
                 Err(error)
                     if [404, 409, 412].iter().any(|s| error.is_refused_with(*s))
@@ -337,6 +343,7 @@ impl Job<'_> {
         let release = &self.release;
         if self.announced {
             let left = self.forget(release).await.map_err(|e| e.about(&still_runs(release)))?;
+            let left = left.total();
             if left > 0 {
                 let why = format!("{}: it has {left} in flight", still_runs(release));
                 return Err(Failure::new(Outcome::Failed, why));

@@ -18,6 +18,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::endpoint::{self, Listener};
+use crate::log;
 use crate::runner::leader::Leader;
 use crate::runner::leftover::Identity;
 use crate::runner::log::Log;
@@ -39,6 +40,8 @@ const STABLE: Duration = Duration::from_secs(10);
 /// What to run.
 #[derive(Debug, Clone)]
 pub struct Spec {
+    /// What it is called in the daemon's log.
+    pub name: String,
     /// Program and arguments.
     pub command: Vec<String>,
     /// The release's folder.
@@ -233,6 +236,7 @@ fn spawn(spec: &Spec, listener: &Listener, log: &Log) -> io::Result<Leader> {
         .env_remove("NOTIFY_SOCKET")
         .env_remove("WATCHDOG_PID")
         .env_remove("WATCHDOG_USEC")
+        .env_remove("JOURNAL_STREAM")
         .stdin(Stdio::null())
         .stdout(log.writer()?)
         .stderr(log.writer()?)
@@ -262,7 +266,13 @@ async fn supervise(
         let began = Instant::now();
         let how = tokio::select! {
             () = ordered(&mut stop) => {
-                let graceful = leader.end(spec.stop_timeout).await;
+                let (pid, limit) = (leader.pid(), spec.stop_timeout);
+                let graceful = leader.end(limit).await;
+                if !graceful {
+                    log::warning(format_args!(
+                        "{}, pid {pid}, did not end within {limit:?} and was killed", spec.name
+                    ));
+                }
                 publish.send_replace(State::Stopped);
                 return graceful;
             }
@@ -270,9 +280,17 @@ async fn supervise(
         };
         // What it has left behind would share the socket with the next one.
         leader.kill_group();
-        if began.elapsed() >= STABLE {
+        let lived = began.elapsed();
+        if lived >= STABLE {
             pause = FIRST_PAUSE;
         }
+        log::error(format_args!(
+            "{}, pid {}, ended after {:.1} s with {how}; restart {} is in {pause:?}",
+            spec.name,
+            leader.pid(),
+            lived.as_secs_f64(),
+            restarts + 1,
+        ));
         publish.send_replace(State::Ended { how, restarts });
         loop {
             tokio::select! {
@@ -290,10 +308,15 @@ async fn supervise(
                     break;
                 }
                 Err(error) => {
+                    log::error(format_args!(
+                        "{} cannot be started again: {error}; the next attempt is in {pause:?}",
+                        spec.name
+                    ));
                     publish.send_replace(State::Ended { how: error.to_string(), restarts });
                 }
             }
         }
+        log::notice(format_args!("{} runs again, pid {}", spec.name, leader.pid()));
         publish.send_replace(State::Running { pid: leader.pid(), restarts });
     }
 }
@@ -311,6 +334,7 @@ mod tests {
     fn spec(folder: &std::path::Path, script: &str) -> Spec {
         let slot = Address::Unix(folder.join("slot.sock"));
         Spec {
+            name: "v1".to_owned(),
             command: vec!["/bin/sh".into(), "-c".into(), script.into()],
             folder: folder.to_owned(),
             slot,

@@ -127,12 +127,15 @@ impl fmt::Display for Verdict {
         let releases: Vec<_> = self.releases.iter().map(|(r, n)| format!("{r}: {n}")).collect();
         let [p50, p90, p99, max] = self.latency;
         writeln!(f, "requests     {} in {:.1} s", self.requests, self.seconds)?;
-        writeln!(f, "by release   {}", releases.join(", "))?;
+        let by_release = if releases.is_empty() { "none".to_owned() } else { releases.join(", ") };
+        writeln!(f, "by release   {by_release}")?;
         writeln!(f, "longest gap  {:.1} ms", self.longest_gap)?;
-        writeln!(
-            f,
-            "latency      p50 {p50:.1} ms, p90 {p90:.1} ms, p99 {p99:.1} ms, max {max:.1} ms"
-        )?;
+        if !releases.is_empty() {
+            writeln!(
+                f,
+                "latency      p50 {p50:.1} ms, p90 {p90:.1} ms, p99 {p99:.1} ms, max {max:.1} ms"
+            )?;
+        }
         if self.retried > 0 {
             writeln!(
                 f,

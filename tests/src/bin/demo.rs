@@ -197,12 +197,13 @@ impl<'a> Watch<'a> {
 fn leave(nginx: Nginx, daemon: Daemon) {
     let bin = build::folder().join("bin");
     let bin = bin.canonicalize().unwrap_or(bin);
+    let v4 = daemon.release("v4");
     println!(
         "\nstill running; try:\n\
          \x20 curl -i http://127.0.0.1:{port}/\n\
          \x20 curl --unix-socket {api} http://shunt/v1/upstreams/web\n\
          \x20 {bin}/shunt --socket {socket} status\n\
-         \x20 {bin}/shunt --socket {socket} deploy web --from {dist}/v2 --release v4\n\
+         \x20 {bin}/shunt --socket {socket} deploy web --from {v4} --release v4\n\
          \x20 {bin}/shunt --socket {socket} rollback web\n\
          and to end it:\n\
          \x20 kill {shuntd} {master}; sleep 2; rm -rf {folder}",
@@ -210,7 +211,7 @@ fn leave(nginx: Nginx, daemon: Daemon) {
         api = nginx.path("api.sock").display(),
         bin = bin.display(),
         socket = daemon.socket().display(),
-        dist = daemon.path("dist").display(),
+        v4 = v4.display(),
         shuntd = daemon.pid(),
         master = nginx.master(),
         folder = nginx.folder().display(),

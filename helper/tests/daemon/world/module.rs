@@ -145,6 +145,11 @@ impl Module {
         self.inner.changed.send_replace(());
     }
 
+    /// Somebody deletes the previous release by hand.
+    pub fn forget_previous(&self) {
+        lock(&self.inner.upstream).previous = None;
+    }
+
     /// A release has so much in flight from now on.
     pub fn in_flight(&self, release: &str, requests: u64, upgraded: u64) {
         let mut upstream = lock(&self.inner.upstream);

@@ -89,19 +89,18 @@ impl World {
         self.folder.path().join(name)
     }
 
+    /// The daemon's command, with its folders and this socket.
+    pub fn shuntd(&self, socket: &str) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_shuntd"));
+        command.arg("--config").arg(self.path("apps")).arg("--state").arg(self.path("state"));
+        command.arg("--socket").arg(self.path(socket)).stdin(Stdio::null());
+        command
+    }
+
     /// Starts the daemon and waits until it answers and is done with what it does at its start.
     pub fn start(&mut self) {
         let log = fs::OpenOptions::new().create(true).append(true).open(self.path("shuntd.log"));
-        let child = Command::new(env!("CARGO_BIN_EXE_shuntd"))
-            .arg("--config")
-            .arg(self.path("apps"))
-            .arg("--state")
-            .arg(self.path("state"))
-            .arg("--socket")
-            .arg(self.path("shuntd.sock"))
-            .stdin(Stdio::null())
-            .stderr(log.unwrap())
-            .spawn();
+        let child = self.shuntd("shuntd.sock").stderr(log.unwrap()).spawn();
         self.daemon = Some(child.unwrap());
         until("the daemon is there", || {
             let status = self.status()?;
@@ -114,6 +113,51 @@ impl World {
         let mut child = self.daemon.take().expect("it runs");
         kill_process(pid(child.id()), signal).unwrap();
         child.wait().unwrap();
+    }
+
+    /// The daemon's pid.
+    pub fn daemon(&self) -> u32 {
+        self.daemon.as_ref().expect("it runs").id()
+    }
+
+    /// Changes a part of the application's configuration; it takes effect at [`World::reload`].
+    pub fn edit_config(&self, from: &str, to: &str) {
+        let path = self.path("apps/web.toml");
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(text.contains(from), "{from}: {text}");
+        fs::write(&path, text.replace(from, to)).unwrap();
+    }
+
+    /// Adds another application, whose NGINX is not there.
+    pub fn add_shop(&self) {
+        let text = format!(
+            "name = \"shop\"\nroot = {:?}\nnginx = \"unix:{}\"\n\
+             [run]\ncommand = [\"./server\"]\nslots = [\"unix:{}\", \"unix:{}\"]\n",
+            self.path("shop"),
+            self.path("shop-nginx.sock").display(),
+            self.path("shop-1.sock").display(),
+            self.path("shop-2.sock").display(),
+        );
+        fs::write(self.path("apps/shop.toml"), text).unwrap();
+    }
+
+    /// Whether the daemon has that application.
+    pub fn knows_shop(&self) -> bool {
+        match self.shunt(&["status", "shop"]).code {
+            2 => false,
+            8 => true,
+            code => panic!("{code}"),
+        }
+    }
+
+    /// Lets the daemon read its configuration again, and gives what it says of that.
+    pub fn reload(&self) -> String {
+        let before = self.log().len();
+        kill_process(pid(self.daemon()), Signal::HUP).unwrap();
+        until("the configuration is read again", || {
+            let log = self.log()[before..].to_owned();
+            (log.contains("read again") && log.ends_with('\n')).then_some(log)
+        })
     }
 
     /// Waits until somebody has killed the daemon.
@@ -218,6 +262,15 @@ impl Drop for World {
             self.module.calls().iter().for_each(|call| eprintln!("{call}"));
         }
     }
+}
+
+/// Deploys a release, all of it well.
+#[track_caller]
+pub fn good(world: &World, release: &str) {
+    let output = world.deploy(release, &[]);
+    assert_eq!(output.code, 0, "{output:?}");
+    assert_eq!(world.module.active(), release);
+    assert_eq!(world.current(), release);
 }
 
 pub fn output(output: std::process::Output) -> Output {

@@ -1,0 +1,62 @@
+//! The old release drains: what is waited for, for how long, and what is said of what is cut off.
+
+use std::time::{Duration, Instant};
+
+use crate::world::{Output, World, good, is_running, output, until};
+
+/// Deploys v2 over v1, which has a request and a WebSocket; the test ends one of them.
+fn drain(limits: &str, end: impl FnOnce(&World)) -> Output {
+    let world = World::new(limits);
+    good(&world, "v1");
+    world.module.in_flight("v1", 1, 1);
+    let deploy = world.begin_deploy("v2", &[]);
+    until("the deploy drains", || {
+        let calls = world.module.calls();
+        calls.iter().any(|call| call.contains("wait=drained&release=v1")).then_some(())
+    });
+    end(&world);
+    let output = output(deploy.wait_with_output().unwrap());
+    assert_eq!(output.code, 0, "{output:?}");
+    output
+}
+
+#[test]
+fn a_request_is_waited_for_no_longer_because_there_is_a_websocket() {
+    let began = Instant::now();
+    let limits = "[drain]\ntimeout = \"60s\"\nupgraded_timeout = \"0s\"";
+    let output = drain(limits, |world| world.module.in_flight("v1", 0, 1));
+    assert!(output.stdout.contains("0 requests and 1 upgraded"), "{output:?}");
+    assert!(began.elapsed() < Duration::from_secs(60), "the request's limit was waited for");
+}
+
+#[test]
+fn a_request_that_hangs_is_waited_for_no_longer_because_websockets_may_stay() {
+    let began = Instant::now();
+    let limits = "[drain]\ntimeout = \"100ms\"\nupgraded_timeout = \"60s\"";
+    let output = drain(limits, |world| world.module.in_flight("v1", 1, 0));
+    assert!(output.stdout.contains("1 request and 0 upgraded"), "{output:?}");
+    assert!(output.stdout.contains("with 1 request (drain timeout 100ms) in"), "{output:?}");
+    assert!(began.elapsed() < Duration::from_secs(60), "the WebSocket's limit was waited for");
+}
+
+#[test]
+fn websockets_that_stay_are_reported_and_cut_at_their_limit() {
+    let world = World::new("[drain]\ntimeout = \"30s\"\nupgraded_timeout = \"100ms\"");
+    good(&world, "v1");
+    let old = world.pid_of("v1").unwrap();
+    world.module.in_flight("v1", 0, 3);
+    let deploy = world.begin_deploy("v2", &[]);
+    until("v1 is stopped", || (!is_running(old)).then_some(()));
+    // NGINX sees that the connections are gone.
+    world.module.in_flight("v1", 0, 0);
+    let output = output(deploy.wait_with_output().unwrap());
+    assert_eq!(output.code, 0, "{output:?}");
+    assert!(output.stdout.contains("0 requests and 3 upgraded connections"), "{output:?}");
+    let warning = "web is on \"v2\"; warning: \"v1\" was stopped with 3 upgraded connections \
+                   (drain upgraded_timeout 100ms) in flight";
+    assert!(output.stdout.contains(warning), "{output:?}");
+    assert!(world.log().contains(warning), "{}", world.log());
+    let events = world.events_as(0, 2);
+    assert!(events.contains("cut: Some(InFlight { requests: 0, upgraded: 3 })"), "{events}");
+    assert_eq!(world.module.names(), ["default", "v2"]);
+}
