@@ -1,7 +1,7 @@
 # What one does with this repository. `make help` lists it.
 
 .DELETE_ON_ERROR:
-.PHONY: help build packages module bin test check fuzz miri memcheck bench demo clean
+.PHONY: help build packages module bin test check openapi fuzz miri memcheck bench demo clean
 
 # The first target.
 help: ## this list
@@ -28,6 +28,9 @@ check: packages ## formatting and lints
 	cargo fmt --all --check
 	cargo clippy --all-targets -- -D warnings
 	scripts/module lint
+
+openapi: ## docs/openapi/module.json, made of the types in api/
+	cargo run -q -p xtask -- openapi docs/openapi/module.json
 
 fuzz: ## libFuzzer on everything that reads what others wrote (TIME=600 seconds for each target)
 	TIME=$(TIME) scripts/fuzz

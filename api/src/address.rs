@@ -12,6 +12,13 @@ use serde::{Deserialize, Serialize};
 /// Host names are not addresses: the module never resolves one while it serves traffic.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
+#[cfg_attr(
+    feature = "openapi",
+    derive(schemars::JsonSchema),
+    schemars(extend(
+        "pattern" = r"^([0-9.]+:[0-9]+|\[[0-9A-Fa-f:.]+\]:[0-9]+|unix:/.{0,106})$"
+    ))
+)]
 pub enum Address {
     /// `127.0.0.1:3000` or `[::1]:3000`.
     Ip(SocketAddr),

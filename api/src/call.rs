@@ -3,7 +3,7 @@
 use crate::duration::{DurationError, NginxTime};
 use crate::name::{NameError, ReleaseName};
 
-/// The HTTP methods that the API knows.
+/// The HTTP methods, as far as the API tells them apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Method {
     /// `GET`, and `HEAD`, which NGINX answers without the body.
@@ -14,7 +14,12 @@ pub enum Method {
     Post,
     /// `DELETE`.
     Delete,
+    /// Any other: nothing answers to it.
+    Other,
 }
+
+/// The value of `Allow` where [`Method::Get`] is allowed.
+const READ: &str = "GET, HEAD";
 
 /// A call, without its body.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -158,12 +163,12 @@ impl Call {
             if method == allowed { Ok(call) } else { Err(CallError::Method { allow }) }
         };
         let call = match parts.as_slice() {
-            [] => only(Method::Get, "GET", Self::Index),
-            ["upstreams"] | ["upstreams", ""] => only(Method::Get, "GET", Self::Upstreams),
+            [] => only(Method::Get, READ, Self::Index),
+            ["upstreams"] | ["upstreams", ""] => only(Method::Get, READ, Self::Upstreams),
             ["upstreams", upstream] => {
                 let upstream = decode(upstream)?;
                 if method != Method::Get {
-                    return Err(CallError::Method { allow: "GET" });
+                    return Err(CallError::Method { allow: READ });
                 }
                 return Ok(Self::Upstream { upstream, wait: Wait::parse(query)? });
             }
@@ -189,7 +194,7 @@ impl Call {
                 match method {
                     Method::Put => Ok(Self::PutRelease { upstream, release }),
                     Method::Delete => Ok(Self::DeleteRelease { upstream, release }),
-                    Method::Get | Method::Post => Err(CallError::Method { allow: "PUT, DELETE" }),
+                    _ => Err(CallError::Method { allow: "PUT, DELETE" }),
                 }
             }
             _ => Err(not_found()),
@@ -406,6 +411,9 @@ mod tests {
             (Method::Delete, "/v1/upstreams/web", "", 405),
             (Method::Get, "/v1/upstreams/web/canary", "", 405),
             (Method::Post, "/v1/upstreams/web/hold", "", 405),
+            (Method::Other, "/v1/", "", 405),
+            (Method::Other, "/v1/upstreams/web/releases/a", "", 405),
+            (Method::Other, "/v1/x", "", 404),
             (Method::Put, "/v1/upstreams/web/releases/a%20b", "", 400),
             (Method::Put, "/v1/upstreams/web/releases/%zz", "", 400),
             (Method::Put, "/v1/upstreams/%ff/releases/a", "", 400),

@@ -10,6 +10,7 @@ use crate::state::Server;
 
 /// The body of `POST …/switch`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct SwitchRequest {
     /// The release to make active.
@@ -18,6 +19,7 @@ pub struct SwitchRequest {
 
 /// The answer to `POST …/switch`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(schemars::JsonSchema))]
 pub struct SwitchReply {
     /// The release that is active now.
     pub release: ReleaseName,
@@ -29,6 +31,7 @@ pub struct SwitchReply {
 
 /// The body of `PUT …/canary`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct CanaryRequest {
     /// The release that gets a share of the requests.
@@ -39,6 +42,7 @@ pub struct CanaryRequest {
 
 /// The body of `PUT …/hold`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct HoldRequest {
     /// When the hold ends by itself, from now on.
@@ -64,20 +68,24 @@ impl HoldRequest {
 
 /// The body of `PUT …/releases/{release}`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct ReleaseSpec {
     /// One server or more.
+    #[cfg_attr(feature = "openapi", schemars(length(min = 1, max = Self::MAX_SERVERS)))]
     pub servers: Vec<ServerSpec>,
 }
 
 /// A server in a request; what is left out is as with NGINX's `server`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct ServerSpec {
     /// An IP literal with a port, or `unix:` and a path.
     pub address: Address,
     /// 1 to 10,000.
     #[serde(default = "one")]
+    #[cfg_attr(feature = "openapi", schemars(range(min = 1, max = Self::MAX_WEIGHT)))]
     pub weight: u32,
     /// 0 never counts the server out.
     #[serde(default = "one")]

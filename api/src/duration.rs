@@ -13,6 +13,11 @@ use serde::{Deserialize, Serialize};
 /// months are left out: nothing in this API lasts that long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
+#[cfg_attr(
+    feature = "openapi",
+    derive(schemars::JsonSchema),
+    schemars(extend("pattern" = "^([0-9]+(w|d|h|m|s|ms) *)*[0-9]+(w|d|h|m|s|ms)?$"))
+)]
 pub struct NginxTime(Duration);
 
 /// Why a text is not a time.

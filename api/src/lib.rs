@@ -10,6 +10,8 @@ pub mod call;
 pub mod change;
 pub mod duration;
 pub mod name;
+#[cfg(feature = "openapi")]
+pub mod openapi;
 pub mod portion;
 pub mod problem;
 pub mod state;

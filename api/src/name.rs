@@ -11,6 +11,15 @@ use serde::{Deserialize, Serialize};
 /// Such a name can stand unescaped in a URL, in a file name, in a header and in a log line.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
+#[cfg_attr(
+    feature = "openapi",
+    derive(schemars::JsonSchema),
+    schemars(extend(
+        "pattern" = "^[A-Za-z0-9._-]+$",
+        "maxLength" = Self::MAX,
+        "not" = { "type": "string", "enum": [".", ".."] }
+    ))
+)]
 pub struct ReleaseName(String);
 
 /// Why a text is not the name of a release.

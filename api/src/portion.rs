@@ -7,6 +7,11 @@ use serde::{Deserialize, Serialize};
 /// A share between none and all of the requests; on the wire a number from 0 to 1, as in `0.05`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "f64", into = "f64")]
+#[cfg_attr(
+    feature = "openapi",
+    derive(schemars::JsonSchema),
+    schemars(extend("minimum" = 0, "maximum" = 1))
+)]
 pub struct Portion(u16);
 
 /// Why a number is not a share.

@@ -8,6 +8,7 @@ use crate::portion::Portion;
 
 /// The answer to `GET /v1/`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(schemars::JsonSchema))]
 pub struct Index {
     /// Version of the module.
     pub module: String,
@@ -23,6 +24,7 @@ pub struct Index {
 
 /// How full the shared memory is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(schemars::JsonSchema))]
 pub struct ZoneUse {
     /// The zone's name in the configuration.
     pub name: String,
@@ -38,6 +40,7 @@ pub struct ZoneUse {
 
 /// So many used of so many.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(schemars::JsonSchema))]
 pub struct Share {
     /// In use.
     pub used: u64,
@@ -47,6 +50,7 @@ pub struct Share {
 
 /// The answer to `GET /v1/upstreams`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(schemars::JsonSchema))]
 pub struct Upstreams {
     /// Every switchable upstream of the configuration, in its order.
     pub upstreams: Vec<Upstream>,
@@ -54,6 +58,7 @@ pub struct Upstreams {
 
 /// One switchable upstream.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(schemars::JsonSchema))]
 pub struct Upstream {
     /// Its name in the configuration.
     pub name: String,
@@ -90,6 +95,7 @@ impl Upstream {
 
 /// A release that gets a share of the requests.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(schemars::JsonSchema))]
 pub struct Canary {
     /// The release.
     pub release: ReleaseName,
@@ -99,6 +105,7 @@ pub struct Canary {
 
 /// New requests are parked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(schemars::JsonSchema))]
 pub struct Hold {
     /// After so long the hold ends by itself.
     pub ends_in: NginxTime,
@@ -106,6 +113,7 @@ pub struct Hold {
 
 /// One release of an upstream.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(schemars::JsonSchema))]
 pub struct Release {
     /// Its name.
     pub name: ReleaseName,
@@ -132,6 +140,7 @@ pub struct Release {
 /// Responses by the first digit of their status; `502` and `504` also stand for a release that did
 /// not answer.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(schemars::JsonSchema))]
 pub struct Responses {
     /// `101 Switching Protocols`.
     #[serde(rename = "1xx")]
@@ -152,6 +161,7 @@ pub struct Responses {
 
 /// A histogram, as Prometheus has it: each bucket counts those before it, too.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(schemars::JsonSchema))]
 pub struct ResponseTime {
     /// All responses.
     pub count: u64,
@@ -163,6 +173,7 @@ pub struct ResponseTime {
 
 /// So many responses took no longer.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(schemars::JsonSchema))]
 pub struct Bucket {
     /// The longest time, in seconds.
     pub le: f64,
@@ -172,6 +183,7 @@ pub struct Bucket {
 
 /// Who made a release.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Source {
     /// `server` or `shunt_release` in NGINX's configuration.
@@ -182,6 +194,7 @@ pub enum Source {
 
 /// What a release is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum ReleaseState {
     /// New requests go to it.
@@ -202,6 +215,7 @@ pub enum ReleaseState {
 /// older configuration that had another zone, and, while the binary is upgraded, in those of the
 /// older NGINX, which stand for one request at each release.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(schemars::JsonSchema))]
 pub struct InFlight {
     /// Requests.
     pub requests: u64,
@@ -227,6 +241,7 @@ impl std::ops::Add for InFlight {
 
 /// One server of a release, with the parameters of NGINX's `server` directive.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(schemars::JsonSchema))]
 pub struct Server {
     /// As it was written: an IP literal, a `unix:` path, or (only in NGINX's configuration) a name.
     pub address: String,

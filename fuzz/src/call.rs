@@ -15,7 +15,7 @@ pub fn run(input: &[u8]) -> Verdict {
         "PUT" => Method::Put,
         "POST" => Method::Post,
         "DELETE" => Method::Delete,
-        _ => return Verdict::Refused,
+        _ => Method::Other,
     };
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
     match Call::parse(method, path, query) {

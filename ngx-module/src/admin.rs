@@ -49,7 +49,8 @@ impl From<Result<Reply, Problem>> for Answer {
                 status: problem.status,
                 content_type: PROBLEM_JSON,
                 generation: problem.upstream.as_ref().map(|u| u.generation),
-                header: None,
+                // Whatever is not there now will be soon: a lock, another worker.
+                header: (problem.status == 503).then_some((ngx_string!("Retry-After"), "1")),
                 body: serde_json::to_vec(&problem).unwrap_or_default(),
             },
         }
@@ -207,7 +208,7 @@ fn call(r: &ngx_http_request_t) -> Result<Call, Answer> {
         nginx_sys::NGX_HTTP_PUT => Method::Put,
         nginx_sys::NGX_HTTP_POST => Method::Post,
         nginx_sys::NGX_HTTP_DELETE => Method::Delete,
-        _ => return Err(CallError::Method { allow: "GET, PUT, POST, DELETE" }.into()),
+        _ => Method::Other,
     };
     let target = text(&r.unparsed_uri);
     let target = target.split('#').next().unwrap_or_default();

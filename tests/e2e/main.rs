@@ -3,27 +3,8 @@
 //! Each test is a function of a [`shunt_tests::build::Build`]; `each_nginx!` makes a test of it for
 //! every NGINX that is supported. Names start with the promise of the design that they show.
 
-/// Makes tests `debian::name`, `trixie::name` and `stable::name` of functions that take a `&Build`.
-macro_rules! each_nginx {
-    ($($name:ident),+ $(,)?) => {
-        mod debian {
-            $(#[test] fn $name() { super::$name(&shunt_tests::build::Build::debian()); })+
-        }
-        each_nginx_with_http3!($($name),+);
-    };
-}
-
-/// The same, but for Debian 12's NGINX.
-macro_rules! each_nginx_with_http3 {
-    ($($name:ident),+ $(,)?) => {
-        mod trixie {
-            $(#[test] fn $name() { super::$name(&shunt_tests::build::Build::trixie()); })+
-        }
-        mod stable {
-            $(#[test] fn $name() { super::$name(&shunt_tests::build::Build::stable()); })+
-        }
-    };
-}
+#[macro_use]
+extern crate shunt_tests;
 
 /// Makes tests `http2::debian::name` and so on, and `http3::trixie::name` and so on, of functions that
 /// take a `&Build` and a `Protocol`.

@@ -3,6 +3,30 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+/// Makes tests `debian::name`, `trixie::name` and `stable::name` of functions that take a `&Build`.
+#[macro_export]
+macro_rules! each_nginx {
+    ($($name:ident),+ $(,)?) => {
+        mod debian {
+            $(#[test] fn $name() { super::$name(&$crate::build::Build::debian()); })+
+        }
+        $crate::each_nginx_with_http3!($($name),+);
+    };
+}
+
+/// The same, but for Debian 12's NGINX.
+#[macro_export]
+macro_rules! each_nginx_with_http3 {
+    ($($name:ident),+ $(,)?) => {
+        mod trixie {
+            $(#[test] fn $name() { super::$name(&$crate::build::Build::trixie()); })+
+        }
+        mod stable {
+            $(#[test] fn $name() { super::$name(&$crate::build::Build::stable()); })+
+        }
+    };
+}
+
 /// A server and the module for it.
 #[derive(Debug, Clone)]
 pub struct Build {

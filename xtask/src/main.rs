@@ -1,4 +1,5 @@
-//! What the build does in Rust: compiles upstream's NGINX from the `nginx-src` crate.
+//! What the build does in Rust: compiles upstream's NGINX from the `nginx-src` crate, writes the
+//! OpenAPI document of the module's API.
 
 #![forbid(unsafe_code)]
 
@@ -11,7 +12,8 @@ fn main() -> ExitCode {
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     let result = match args.as_slice() {
         ["nginx", version, folder] => nginx(version, Path::new(folder)),
-        _ => Err("usage: xtask nginx VERSION FOLDER".to_owned()),
+        ["openapi", file] => openapi(Path::new(file)),
+        _ => Err("usage: xtask nginx VERSION FOLDER | xtask openapi FILE".to_owned()),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -39,4 +41,11 @@ fn nginx(version: &str, folder: &Path) -> Result<(), String> {
         std::os::unix::fs::symlink(&source, &link).map_err(link_error)?;
     }
     Ok(())
+}
+
+/// Writes the OpenAPI document of the module's API.
+fn openapi(file: &Path) -> Result<(), String> {
+    let document = shunt_api::openapi::document()?;
+    let text = serde_json::to_string_pretty(&document).map_err(|e| e.to_string())?;
+    fs::write(file, text + "\n").map_err(|e| format!("{}: {e}", file.display()))
 }
