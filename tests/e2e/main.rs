@@ -29,6 +29,7 @@ mod grpc;
 mod h2c;
 mod hold;
 mod http2;
+mod install;
 mod kill;
 mod lifecycle;
 mod metrics;
