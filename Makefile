@@ -1,11 +1,31 @@
 # What one does with this repository. `make help` lists it.
 
 .DELETE_ON_ERROR:
-.PHONY: help build packages module bin test check openapi fuzz miri memcheck bench demo clean
+.PHONY: help build packages module bin install uninstall test check openapi fuzz miri memcheck bench demo clean
+
+# Where `make install` puts things. What is not said of NGINX, it is asked for.
+DESTDIR        =
+PREFIX         = /usr/local
+BINDIR         = $(PREFIX)/bin
+DOCDIR         = $(PREFIX)/share/doc/shunt
+SYSCONFDIR     = /etc
+SYSTEMDUNITDIR = $(PREFIX)/lib/systemd/system
+# These two systemd reads nowhere below /usr/local.
+SYSUSERSDIR    = /usr/lib/sysusers.d
+TMPFILESDIR    = /usr/lib/tmpfiles.d
+NGINX          = nginx
+NGINX_VERSION  =
+NGINX_USER     = www-data
+MODULESDIR     =
+NGINXSHAREDIR  = /usr/share/nginx
+NGINXCONFDIR   = $(SYSCONFDIR)/nginx
+
+places = $(foreach v,DESTDIR BINDIR DOCDIR SYSCONFDIR SYSTEMDUNITDIR SYSUSERSDIR TMPFILESDIR NGINX \
+	NGINX_VERSION NGINX_USER MODULESDIR NGINXSHAREDIR NGINXCONFDIR,$(v)='$($(v))')
 
 # The first target.
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1	\2/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1	\2/p' $(MAKEFILE_LIST) | expand -t 18
 
 build: module bin ## everything into build/, installing what is missing
 
@@ -20,6 +40,12 @@ module: packages ## the NGINX module: for the machine's NGINX, Debian 13's, and 
 bin: packages ## shunt and shuntd
 	cargo build --release -p shunt-helper
 	@install -D -m 755 -t build/bin target/release/shunt target/release/shuntd
+
+install: ## what was built, for the machine's NGINX and systemd (DESTDIR=, PREFIX=/usr/local, NGINX_VERSION=)
+	@$(places) scripts/install install
+
+uninstall: ## takes it away again; configuration and data stay
+	@$(places) scripts/install uninstall
 
 test: build ## every test
 	scripts/test

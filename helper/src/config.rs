@@ -274,6 +274,30 @@ mod tests {
     }
 
     #[test]
+    fn the_sample_is_good_and_its_comments_name_the_defaults() {
+        // On this machine there is no such user.
+        let sample = include_str!("../sample.toml").replace("\nuser ", "\n# user ");
+        let app = App::parse(&sample).unwrap();
+        // What is commented out, and is no prose, uncommented.
+        let all: Vec<_> = sample
+            .lines()
+            .map(|line| match line.strip_prefix("# ") {
+                Some(rest) if rest.contains('=') && !rest.starts_with("user ") => rest,
+                Some(rest) if rest.starts_with('[') => rest,
+                _ => line,
+            })
+            .collect();
+        let all = App::parse(&all.join("\n")).unwrap();
+        let expected = App {
+            run: Run { env: all.run.env.clone(), ..app.run.clone() },
+            health: Health { release_header: all.health.release_header.clone(), ..app.health },
+            ..app
+        };
+        assert_eq!(all, expected);
+        assert!(!all.run.env.is_empty() && all.health.release_header.is_some());
+    }
+
+    #[test]
     fn mistakes_are_named_with_their_line() {
         let cases = [
             ("name = \"web\"", "name = \"w b\"", 2, "has a character other than"),

@@ -37,6 +37,7 @@ mod h2c;
 mod held_streams;
 mod hold;
 mod hold_time;
+mod install;
 mod kill;
 mod lifecycle;
 mod metrics;
