@@ -13,6 +13,7 @@ pub mod deploy;
 pub mod endpoint;
 pub mod health;
 pub mod nginx;
+pub mod program;
 pub mod request;
 pub mod runner;
 pub mod source;
