@@ -123,18 +123,20 @@ pub enum Why {
 pub struct Ended(ExitStatus);
 
 impl Ended {
-    /// The signal that it ended by.
+    /// Whether that is what says that the program was not found (`env(1)`).
     #[must_use]
-    pub fn signal(self) -> Option<i32> {
-        self.0.signal()
+    pub fn is_not_found(self) -> bool {
+        self.0.code() == Some(127)
     }
 }
 
 impl std::fmt::Display for Ended {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match (self.0.code(), self.0.signal()) {
-            // As `env(1)`, shells and `setpriv` have it; their own words are in the lines.
-            (Some(127), _) => f.write_str("exit status 127, which mostly means \"not found\""),
+            // The lines say what was not found.
+            _ if self.is_not_found() => {
+                f.write_str("exit status 127, which mostly means \"not found\"")
+            }
             (Some(code), _) => write!(f, "exit status {code}"),
             (None, Some(signal)) => write!(f, "signal {signal}"),
             (None, None) => f.write_str("an unknown end"),
@@ -190,6 +192,12 @@ impl Program<'_> {
         command.arg("--").args(&self.command).current_dir(self.folder);
         for name in NOT_PASSED_ON {
             command.env_remove(name);
+        }
+        // What git knows of another repository, as when the daemon was started by one of its hooks.
+        for (name, _) in std::env::vars_os() {
+            if name.as_encoded_bytes().starts_with(b"GIT_") {
+                command.env_remove(name);
+            }
         }
         command
             .envs(self.env.iter().map(|(name, value)| (name, value)))

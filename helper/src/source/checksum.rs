@@ -15,6 +15,13 @@ const MAX: u64 = 64 << 10;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Sha256([u8; 32]);
 
+impl Sha256 {
+    /// That of some bytes.
+    pub(super) fn of(bytes: &[u8]) -> Self {
+        Self(Hasher::digest(bytes).into())
+    }
+}
+
 /// A text is no SHA-256.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("is not a SHA-256, which has 64 hexadecimal digits")]
