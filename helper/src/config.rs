@@ -1,6 +1,9 @@
 //! The configuration of applications: one TOML file each, checked strictly.
 
 mod field;
+pub mod hooks;
+pub mod notify;
+pub mod source;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -36,6 +39,12 @@ pub struct App {
     pub nginx_timeout: Duration,
     /// The file with the token of `shunt_api`, if it answers on TCP.
     pub token_file: Option<PathBuf>,
+    /// Where releases come from.
+    #[serde(default)]
+    pub source: source::Source,
+    /// What a deploy runs.
+    #[serde(default)]
+    pub hooks: hooks::Hooks,
     /// How to run it.
     pub run: Run,
     /// How to see that it works.
@@ -47,6 +56,9 @@ pub struct App {
     /// What to keep.
     #[serde(default)]
     pub keep: Keep,
+    /// Who is told of its deploys.
+    #[serde(default)]
+    pub notify: Vec<notify::Notify>,
 }
 
 /// How to run an application.

@@ -14,6 +14,7 @@ pub mod endpoint;
 pub mod health;
 pub mod log;
 pub mod nginx;
+pub mod program;
 pub mod request;
 pub mod runner;
 pub mod source;

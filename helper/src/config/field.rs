@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue};
@@ -28,6 +29,19 @@ fn ensure(good: bool, why: &'static str) -> Result<(), &'static str> {
 
 pub(super) fn root<'de, D: Deserializer<'de>>(d: D) -> Result<PathBuf, D::Error> {
     checked(d, |path: &PathBuf| ensure(path.is_absolute(), "must be an absolute path"))
+}
+
+/// As [`root`], for what may be left out.
+pub(super) fn absolute<'de, D: Deserializer<'de>>(d: D) -> Result<Option<PathBuf>, D::Error> {
+    root(d).map(Some)
+}
+
+/// What its type reads from a text, and may be left out.
+pub(super) fn parsed<'de, D: Deserializer<'de>, T>(d: D) -> Result<Option<T>, D::Error>
+where
+    T: FromStr<Err: Display>,
+{
+    String::deserialize(d)?.parse().map(Some).map_err(de::Error::custom)
 }
 
 pub(super) fn command<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<String>, D::Error> {
@@ -56,21 +70,14 @@ pub(super) fn user<'de, D: Deserializer<'de>>(d: D) -> Result<Option<User>, D::E
 
 pub(super) fn env<'de, D: Deserializer<'de>>(d: D) -> Result<BTreeMap<String, String>, D::Error> {
     checked(d, |env: &BTreeMap<String, String>| {
-        // What the runner itself tells the application (see `App::spec` and `sd_listen_fds(3)`).
-        const OURS: [&str; 7] = [
-            "LISTEN_FDS",
-            "LISTEN_FDNAMES",
-            "LISTEN_PID",
-            "PORT",
-            "RELEASE",
-            "SHUNT_APP",
-            "SHUNT_SLOT",
-        ];
+        // What the runner itself tells the application (see `App::spec` and `sd_listen_fds(3)`), and
+        // all that applications and hooks are told under the own name.
+        const OURS: [&str; 5] = ["LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PID", "PORT", "RELEASE"];
         for (name, value) in env {
             if name.is_empty() || name.contains(['=', '\0']) || value.contains('\0') {
                 return Err(format!("{name:?} cannot be set"));
             }
-            if OURS.contains(&name.as_str()) {
+            if OURS.contains(&name.as_str()) || name.starts_with("SHUNT_") {
                 return Err(format!("{name:?} is set by shuntd itself"));
             }
         }
@@ -117,6 +124,34 @@ pub(super) fn some_time<'de, D: Deserializer<'de>>(d: D) -> Result<Duration, D::
     let time = duration(d)?;
     ensure(!time.is_zero(), "must be longer than nothing").map_err(de::Error::custom)?;
     Ok(time)
+}
+
+/// As [`some_time`], for what may be left out.
+pub(super) fn some_optional_time<'de, D: Deserializer<'de>>(
+    d: D,
+) -> Result<Option<Duration>, D::Error> {
+    some_time(d).map(Some)
+}
+
+/// A size in bytes as NGINX writes it, and with `g` as in its offsets: `"512m"`, `"8g"`.
+pub(super) fn size<'de, D: Deserializer<'de>>(d: D) -> Result<u64, D::Error> {
+    let text = String::deserialize(d)?;
+    let (digits, unit) = match text.to_ascii_lowercase().strip_suffix(['k', 'm', 'g']) {
+        Some(digits) => (digits.to_owned(), text.as_bytes()[digits.len()].to_ascii_lowercase()),
+        None => (text.clone(), b' '),
+    };
+    let shift = match unit {
+        b'k' => 10,
+        b'm' => 20,
+        b'g' => 30,
+        _ => 0,
+    };
+    let number = Some(digits).filter(|d| d.bytes().all(|b| b.is_ascii_digit()));
+    let number = number.and_then(|d| d.parse::<u64>().ok()?.checked_mul(1 << shift));
+    let number = number.filter(|size| *size > 0);
+    number.ok_or_else(|| {
+        de::Error::custom(format!("{text:?} is not a size, which is as in \"512m\" or \"8g\""))
+    })
 }
 
 /// `200`, `"200"` or `"200-399"`.

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use shunt_api::{Address, InFlight, ReleaseName, Source};
+use shunt_api::{Address, InFlight, ReleaseName};
 use tokio::sync::watch;
 
 use crate::config;
@@ -11,7 +11,7 @@ use crate::deploy::plan::Event;
 use crate::health;
 use crate::nginx::AGAIN;
 use crate::runner::process::State;
-use crate::source::folder;
+use crate::source::{self, Source, folder};
 use crate::wire::{JobKind, Outcome};
 
 /// How many lines of a log explain a failure.
@@ -29,15 +29,12 @@ const SWEEP: Duration = Duration::from_secs(5);
 impl Job<'_> {
     pub(super) async fn fetch(&self) -> Done {
         let Some(from) = self.from.clone() else { return Ok(String::new()) };
-        let (releases, release) = (self.app.releases.folder(), self.release.clone());
-        let group = self.app.config.run.user.as_ref().map(|user| user.gid);
-        let fetch = move || folder::fetch(&from, &releases, &release, group);
-        let copy = tokio::task::spawn_blocking(fetch);
-        let to = copy
-            .await
-            .map_err(|e| Failure::new(Outcome::Failed, e))?
-            .map_err(|e| Failure::new(Outcome::Failed, e))?;
-        Ok(to.display().to_string())
+        let (config, source) = (&self.app.config, Source::at(from));
+        let fetched = source::fetch(config, &source, &self.release, &mut |_| {}).await;
+        match fetched {
+            Ok(fetched) => Ok(fetched.folder.display().to_string()),
+            Err(error) => Err(Failure::new(Outcome::Failed, error)),
+        }
     }
 
     pub(super) async fn start(&mut self) -> Done {
@@ -275,7 +272,7 @@ impl Job<'_> {
             let Some(known) = state.release(release.as_str()) else {
                 return Ok(InFlight::default());
             };
-            if known.source == Source::Config || known.in_flight.total() > 0 {
+            if known.source == shunt_api::Source::Config || known.in_flight.total() > 0 {
                 return Ok(known.in_flight);
             }
             match nginx.delete(release, state.generation).await {
@@ -299,7 +296,7 @@ impl Job<'_> {
         let slots: Vec<String> =
             self.app.config.run.slots.iter().map(ToString::to_string).collect();
         for known in &state.releases {
-            let ours = known.source == Source::Api
+            let ours = known.source == shunt_api::Source::Api
                 && known.servers.iter().all(|server| slots.contains(&server.address));
             if ours
                 && state.active.as_ref() != Some(&known.name)

@@ -1,6 +1,7 @@
 //! A process that an earlier daemon started and that still runs.
 
-use rustix::process::{Pid, Signal, getpgid, kill_process_group};
+use rustix::process::{Pid, Signal, getpgid, getpgrp, kill_process_group};
+use shunt_api::ReleaseName;
 
 /// A process, told apart from a later one with the same pid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -27,20 +28,13 @@ impl Identity {
         Some(Self { pid, start })
     }
 
-    /// The leader of a group that was started with all of this in its environment.
+    /// The leader of a group that was started with all of this in its environment, and is not a
+    /// step of a job.
     #[must_use]
     pub fn find(env: &[(&str, &str)]) -> Option<Self> {
-        let wanted: Vec<_> = env.iter().map(|(name, value)| format!("{name}={value}")).collect();
-        let entries = std::fs::read_dir("/proc").ok()?;
-        let pids = entries.filter_map(|e| e.ok()?.file_name().to_str()?.parse::<u32>().ok());
-        let matches = |pid: &u32| {
-            // Others than root see only their own.
-            let text = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-            let has = |line: &String| text.split(|b| *b == 0).any(|l| l == line.as_bytes());
-            let raw = i32::try_from(*pid).ok().and_then(Pid::from_raw);
-            wanted.iter().all(has) && raw.is_some_and(|pid| getpgid(Some(pid)) == Ok(pid))
-        };
-        pids.filter(matches).find_map(Self::of)
+        let leads = |pid: &Pid| getpgid(Some(*pid)) == Ok(*pid);
+        let mut found = processes(|environ| environ.has(env) && !environ.is_step()).filter(leads);
+        found.find_map(|pid| Self::of(pid.as_raw_nonzero().get().unsigned_abs()))
     }
 
     /// Whether it still runs.
@@ -58,4 +52,50 @@ impl Identity {
             let _ = kill_process_group(group, Signal::TERM);
         }
     }
+}
+
+/// Kills what an earlier daemon has left running of the steps of a job: hooks, git, whatever
+/// [`crate::program`] runs. What was started in a slot is none of it.
+pub fn end_steps(app: &ReleaseName, release: &ReleaseName) {
+    let env = [("SHUNT_APP", app.as_str()), ("RELEASE", release.as_str())];
+    for pid in processes(|environ| environ.has(&env) && environ.is_step()) {
+        if let Ok(group) = getpgid(Some(pid))
+            && group != getpgrp()
+        {
+            // Somebody may have been faster.
+            let _ = kill_process_group(group, Signal::KILL);
+        }
+    }
+}
+
+/// The environment that a process was started with.
+struct Environ(Vec<u8>);
+
+impl Environ {
+    fn has(&self, env: &[(&str, &str)]) -> bool {
+        let line = |(name, value): &(&str, &str)| {
+            let line = format!("{name}={value}");
+            self.lines().any(|l| l == line.as_bytes())
+        };
+        env.iter().all(line)
+    }
+
+    /// Whether it was started as a step of a job.
+    fn is_step(&self) -> bool {
+        self.lines().any(|line| line.starts_with(b"SHUNT_STEP="))
+    }
+
+    fn lines(&self) -> impl Iterator<Item = &[u8]> {
+        self.0.split(|b| *b == 0)
+    }
+}
+
+/// The processes of this machine whose environment is like this.
+fn processes(accept: impl Fn(&Environ) -> bool) -> impl Iterator<Item = Pid> {
+    let entries = std::fs::read_dir("/proc").into_iter().flatten();
+    let pids = entries.filter_map(|e| e.ok()?.file_name().to_str()?.parse::<i32>().ok());
+    // Others than root see only their own.
+    let environ =
+        |pid: &i32| Environ(std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default());
+    pids.filter(move |pid| accept(&environ(pid))).filter_map(Pid::from_raw)
 }

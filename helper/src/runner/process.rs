@@ -11,9 +11,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use command_fds::{CommandFdExt, FdMapping};
-use rustix::process::geteuid;
 use shunt_api::Address;
-use tokio::process::Command;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -22,7 +20,7 @@ use crate::log;
 use crate::runner::leader::Leader;
 use crate::runner::leftover::Identity;
 use crate::runner::log::Log;
-use crate::runner::user::User;
+use crate::runner::user::{self, User};
 
 /// The first descriptor that is handed over (`SD_LISTEN_FDS_START`).
 pub(crate) const LISTEN_FD: i32 = 3;
@@ -214,21 +212,8 @@ fn spawn(spec: &Spec, listener: &Listener, log: &Log) -> io::Result<Leader> {
     {
         return Err(io::ErrorKind::NotFound.into());
     }
-    let mut command = match &spec.user {
-        // Only root can: anybody else runs as this user already. With the groups that the user has,
-        // as systemd's `User=`; what could do this here would need `unsafe`.
-        Some(user) if geteuid().is_root() => {
-            let mut command = Command::new("setpriv");
-            command.args(["--reuid", &user.name, "--regid", &user.gid.to_string()]);
-            command.args(["--init-groups", "--", "/bin/sh"]);
-            command
-        }
-        _ => Command::new("/bin/sh"),
-    };
+    let mut command = user::command(spec.user.as_ref(), "/bin/sh");
     command.args(["-c", EXEC, "sh"]).args(&spec.command).current_dir(&spec.folder);
-    if let Some(user) = &spec.user {
-        command.env("USER", &user.name).env("LOGNAME", &user.name).env("HOME", &user.home);
-    }
     command
         .envs(&spec.env)
         .env("LISTEN_FDS", "1")

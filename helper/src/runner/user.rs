@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use nix::unistd;
+use tokio::process::Command;
 
 /// A user of this machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,6 +54,26 @@ impl User {
         let (uid, gid) = (found.uid.as_raw(), found.gid.as_raw());
         Ok(Self { name: found.name, uid, gid, home: found.dir })
     }
+}
+
+/// A command that runs a program as this user, with the groups that the user has, as systemd's
+/// `User=`; without one, as whoever runs the daemon.
+///
+/// Only root can become somebody else; anybody else is that user already. `setpriv` does it, since
+/// what could do it here would need `unsafe`; it becomes the program, so the pid is the program's.
+#[must_use]
+pub fn command(user: Option<&User>, program: &str) -> Command {
+    let Some(user) = user else { return Command::new(program) };
+    let mut command = if unistd::geteuid().is_root() {
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid", &user.name, "--regid", &user.gid.to_string()]);
+        command.args(["--init-groups", "--", program]);
+        command
+    } else {
+        Command::new(program)
+    };
+    command.env("USER", &user.name).env("LOGNAME", &user.name).env("HOME", &user.home);
+    command
 }
 
 #[cfg(test)]

@@ -1,94 +1,123 @@
-//! A release from a folder: copied beside its place and then renamed, so that a release's folder is
-//! either whole or not there.
+//! A release from a folder: a copy of it, with modes and times of its files, and links as links.
 
-use std::ffi::OsStr;
-use std::fs;
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, File};
 use std::io;
-use std::os::fd::OwnedFd;
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::Path;
 
-use rustix::fs::{CWD, Gid, Mode, OFlags, fchmod, fchown, mkdirat, openat, symlinkat};
+use rustix::fs::{
+    AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat, fstat, openat, readlinkat, statat,
+};
 use rustix::io::Errno;
-use shunt_api::ReleaseName;
 
-/// The file that names the release, as Capistrano has it.
-const REVISION: &str = "REVISION";
+use super::partial::{DEPTH, Order, Partial, Revision};
+use super::{Fetched, SourceError};
 
-/// Why a folder cannot become a release.
-#[derive(Debug, thiserror::Error)]
-pub enum SourceError {
-    /// What was given is not a folder.
-    #[error("{0:?} is not a folder")]
-    NoFolder(PathBuf),
-    /// The release's own folder is inside of what would be copied.
-    #[error("{from:?} holds {to:?}, a release cannot be made of what holds it")]
-    Inside {
-        /// What was to be copied.
-        from: PathBuf,
-        /// Where to.
-        to: PathBuf,
-    },
-    /// There is a release of this name.
-    #[error("release \"{0}\" exists already, choose another name")]
-    Exists(ReleaseName),
-    /// Something could not be copied.
-    #[error("cannot copy {path:?}: {error}")]
-    Copy {
-        /// What.
-        path: PathBuf,
-        /// What the system said.
-        error: io::Error,
-    },
-}
-
-/// Copies a folder to `releases/<release>`. A group that is given may read and run whatever the owner
-/// may, so that the user of an application can use what nobody else may see.
-///
-/// # Errors
-///
-/// [`SourceError`]; nothing is left then.
-pub fn fetch(
-    from: &Path,
-    releases: &Path,
-    release: &ReleaseName,
-    group: Option<u32>,
-) -> Result<PathBuf, SourceError> {
-    let to = releases.join(release.as_str());
-    let failed = |path: &Path| {
-        let path = path.to_owned();
-        move |error| SourceError::Copy { path, error }
-    };
-    if to.symlink_metadata().is_ok() {
-        return Err(SourceError::Exists(release.clone()));
-    }
+/// Copies a folder. What somebody does to it meanwhile can make the copy incomplete, but never lead out
+/// of the folder: no link is followed.
+pub(super) fn fetch(from: &Path, order: Order) -> Result<Fetched, SourceError> {
+    let read = |error: io::Error| SourceError::Read { path: from.to_owned(), error };
     // The folder itself, not a link to it.
     let real = from.canonicalize().ok().filter(|real| real.is_dir());
     let real = real.ok_or_else(|| SourceError::NoFolder(from.to_owned()))?;
-    fs::create_dir_all(releases).map_err(failed(releases))?;
-    let target = releases.canonicalize().map_err(failed(releases))?;
-    if target.starts_with(&real) {
-        return Err(SourceError::Inside { from: from.to_owned(), to: target });
+    let source = openat(CWD, &real, FOLDER, Mode::empty()).map_err(|e| read(e.into()))?;
+    let name = order.release.to_string();
+    let mut partial = Partial::begin(order)?;
+    let releases = partial.releases().map_err(read)?;
+    if releases.starts_with(&real) {
+        return Err(SourceError::Inside { from: from.to_owned(), to: releases });
     }
-    let name = format!(".{release}.partial");
-    let beside = releases.join(&name);
-    remove(&beside).map_err(failed(&beside))?;
-    let place = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let folder = openat(CWD, &target, place, Mode::empty());
-    let folder = folder.map_err(|e| failed(releases)(e.into()))?;
-    let copied = copy(&real, &folder, name.as_ref(), group).and_then(|()| {
-        let revision = beside.join(REVISION);
-        if revision.symlink_metadata().is_err() {
-            fs::write(&revision, format!("{release}\n")).map_err(failed(&revision))?;
+    partial.mode = fstat(&source).map_err(|e| read(e.into()))?.st_mode;
+    let top = partial.top().try_clone_to_owned().map_err(read)?;
+    let mut copy = Copy { partial: &mut partial, path: from.to_owned(), depth: 0 };
+    copy.content(source, top.as_fd())?;
+    let (folder, revision) = partial.finish(Revision::Else(name))?;
+    Ok(Fetched { folder, revision })
+}
+
+const FOLDER: OFlags =
+    OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+
+struct Copy<'a> {
+    partial: &'a mut Partial,
+    /// Where it is, for messages.
+    path: std::path::PathBuf,
+    depth: usize,
+}
+
+impl Copy<'_> {
+    fn content(&mut self, from: OwnedFd, to: BorrowedFd<'_>) -> Result<(), SourceError> {
+        let mut names = Vec::new();
+        for entry in Dir::read_from(&from).map_err(|e| self.failed(e.into()))? {
+            let entry = entry.map_err(|e| self.failed(e.into()))?;
+            let name = entry.file_name().to_bytes();
+            if name != b"." && name != b".." {
+                names.push(OsString::from_vec(name.to_owned()));
+            }
         }
-        fs::rename(&beside, &to).map_err(failed(&to))
-    });
-    if let Err(error) = copied {
-        // The first error tells more than one of cleaning up.
-        let _ = remove(&beside);
-        return Err(error);
+        for name in names {
+            self.path.push(&name);
+            self.entry(from.as_fd(), to, &name)?;
+            self.path.pop();
+        }
+        Ok(())
     }
-    Ok(to)
+
+    fn entry(
+        &mut self,
+        from: BorrowedFd<'_>,
+        to: BorrowedFd<'_>,
+        name: &OsStr,
+    ) -> Result<(), SourceError> {
+        self.partial.take(0).map_err(|e| self.failed(e))?;
+        let refused = |error: Errno| self.failed(error.into());
+        let stat = statat(from, name, AtFlags::SYMLINK_NOFOLLOW).map_err(refused)?;
+        match FileType::from_raw_mode(stat.st_mode) {
+            FileType::Symlink => {
+                let target = readlinkat(from, name, Vec::new()).map_err(refused)?;
+                let target = OsStr::from_bytes(target.as_bytes());
+                self.partial.link(to, name, target).map_err(|e| self.failed(e))
+            }
+            FileType::Directory if self.depth == DEPTH => {
+                Err(self.failed(io::Error::other("it lies too deep")))
+            }
+            FileType::Directory => {
+                let inner = openat(from, name, FOLDER, Mode::empty()).map_err(refused)?;
+                let made = self.partial.make_folder(to, name, stat.st_mode);
+                let made = made.map_err(|e| self.failed(e))?;
+                self.depth += 1;
+                self.content(inner, made.as_fd())?;
+                self.depth -= 1;
+                Ok(())
+            }
+            FileType::RegularFile => self.file(from, to, name).map_err(|e| self.failed(e)),
+            _ => Err(self.strange()),
+        }
+    }
+
+    fn file(&self, from: BorrowedFd<'_>, to: BorrowedFd<'_>, name: &OsStr) -> io::Result<()> {
+        // Should it be another one by now, a pipe is not waited for.
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let mut source = File::from(openat(from, name, flags, Mode::empty())?);
+        let stat: Stat = fstat(&source)?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+            return Err(io::Error::other("it is another one by now"));
+        }
+        let mut made = self.partial.create(to, name)?;
+        io::copy(&mut source, &mut made)?;
+        self.partial.seal(&made, stat.st_mode, stat.st_mtime)
+    }
+
+    fn failed(&self, error: io::Error) -> SourceError {
+        SourceError::Copy { path: self.path.clone(), error }
+    }
+
+    fn strange(&self) -> SourceError {
+        let why = "it is neither a file, a folder nor a link";
+        self.failed(io::Error::new(io::ErrorKind::Unsupported, why))
+    }
 }
 
 /// Removes a folder and what is in it; it need not be there.
@@ -103,85 +132,80 @@ pub fn remove(folder: &Path) -> io::Result<()> {
     }
 }
 
-/// Copies files with their modes, folders, and links as links, to a name in a folder. Owner and group
-/// are given to what was made here and to nothing that somebody has put in its place.
-fn copy(
-    from: &Path,
-    folder: &OwnedFd,
-    name: &OsStr,
-    group: Option<u32>,
-) -> Result<(), SourceError> {
-    let failed = |error| SourceError::Copy { path: from.to_owned(), error };
-    let refused = |error: Errno| failed(error.into());
-    let meta = from.symlink_metadata().map_err(failed)?;
-    let kind = meta.file_type();
-    let made = if kind.is_symlink() {
-        let target = fs::read_link(from).map_err(failed)?;
-        return symlinkat(target, folder, name).map_err(refused);
-    } else if kind.is_dir() {
-        mkdirat(folder, name, Mode::RWXU).map_err(refused)?;
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let made = openat(folder, name, flags, Mode::empty()).map_err(refused)?;
-        for entry in fs::read_dir(from).map_err(failed)? {
-            let entry = entry.map_err(failed)?;
-            copy(&entry.path(), &made, &entry.file_name(), group)?;
-        }
-        made
-    } else if kind.is_file() {
-        let mut source = fs::File::open(from).map_err(failed)?;
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-        let made = openat(folder, name, flags, Mode::RUSR | Mode::WUSR).map_err(refused)?;
-        let mut made = fs::File::from(made);
-        io::copy(&mut source, &mut made).map_err(failed)?;
-        made.into()
-    } else {
-        let why = "it is neither a file, a folder nor a link";
-        return Err(failed(io::Error::new(io::ErrorKind::Unsupported, why)));
-    };
-    // A copy belongs to somebody else than its source: it must not run as its owner.
-    let mut mode = meta.permissions().mode() & 0o777;
-    if let Some(group) = group {
-        mode |= (mode & 0o500) >> 3;
-        fchown(&made, None, Some(Gid::from_raw(group))).map_err(refused)?;
-    }
-    fchmod(&made, Mode::from_raw_mode(mode)).map_err(refused)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::source::partial::{Owner, Room, Stop};
+    use shunt_api::ReleaseName;
+    use std::os::unix::fs::PermissionsExt;
+    use std::path::PathBuf;
+
+    fn order(root: &Path) -> Order {
+        Order {
+            root: root.to_owned(),
+            release: ReleaseName::new("v1").unwrap(),
+            owner: Owner::Daemon,
+            room: Room::UNBOUNDED,
+            shared: Vec::new(),
+            stop: Stop::default(),
+        }
+    }
+
+    fn made(from: &Path, root: &Path) -> PathBuf {
+        fetch(from, order(root)).unwrap().folder
+    }
+
+    fn count(folder: &Path) -> usize {
+        fs::read_dir(folder).unwrap().count()
+    }
 
     #[test]
-    fn a_folder_becomes_a_release_with_modes_and_links() {
+    fn a_folder_becomes_a_release_with_modes_times_and_links() {
         let tmp = tempfile::tempdir().unwrap();
         let from = tmp.path().join("from");
         fs::create_dir_all(from.join("bin")).unwrap();
         fs::write(from.join("bin/server"), "x").unwrap();
         fs::set_permissions(from.join("bin/server"), fs::Permissions::from_mode(0o755)).unwrap();
+        let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000);
+        File::open(from.join("bin/server")).unwrap().set_modified(time).unwrap();
         std::os::unix::fs::symlink("bin/server", from.join("link")).unwrap();
-        let name = ReleaseName::new("v1").unwrap();
-        let releases = tmp.path().join("releases");
-        let to = fetch(&from, &releases, &name, None).unwrap();
-        assert_eq!(to.join("bin/server").metadata().unwrap().permissions().mode() & 0o777, 0o755);
-        assert_eq!(fs::read_link(to.join("link")).unwrap(), Path::new("bin/server"));
-        assert_eq!(fs::read_to_string(to.join("REVISION")).unwrap(), "v1\n");
-        assert!(matches!(fetch(&from, &releases, &name, None), Err(SourceError::Exists(_))));
-        assert_eq!(fs::read_dir(&releases).unwrap().count(), 1);
+        let fetched = fetch(&from, order(tmp.path())).unwrap();
+        let server = fetched.folder.join("bin/server").metadata().unwrap();
+        assert_eq!(server.permissions().mode() & 0o777, 0o755);
+        assert_eq!(server.modified().unwrap(), time);
+        assert_eq!(fs::read_link(fetched.folder.join("link")).unwrap(), Path::new("bin/server"));
+        assert_eq!(fs::read_to_string(fetched.folder.join("REVISION")).unwrap(), "v1\n");
+        assert_eq!(fetched.revision, "v1");
+        assert!(matches!(fetch(&from, order(tmp.path())), Err(SourceError::Exists(_))));
+        assert_eq!(count(&tmp.path().join("releases")), 1);
     }
 
     #[test]
     fn what_cannot_be_copied_leaves_nothing() {
         let tmp = tempfile::tempdir().unwrap();
-        let from = tmp.path().join("from");
+        let (from, root) = (tmp.path().join("from"), tmp.path().join("web"));
         fs::create_dir(&from).unwrap();
         let _socket = std::os::unix::net::UnixListener::bind(from.join("socket")).unwrap();
-        let releases = tmp.path().join("releases");
-        let name = ReleaseName::new("v1").unwrap();
-        let error = fetch(&from, &releases, &name, None).unwrap_err().to_string();
-        assert!(error.contains("socket"), "{error}");
-        assert_eq!(fs::read_dir(&releases).unwrap().count(), 0);
-        let error = fetch(tmp.path(), &releases, &name, None).unwrap_err();
+        let error = fetch(&from, order(&root)).unwrap_err().to_string();
+        assert!(error.contains("from/socket\": it is neither"), "{error}");
+        let error = fetch(tmp.path(), order(&root)).unwrap_err();
         assert!(matches!(error, SourceError::Inside { .. }), "{error}");
+        let error = fetch(&from.join("socket"), order(&root)).unwrap_err();
+        assert!(matches!(error, SourceError::NoFolder(_)), "{error}");
+        assert_eq!(count(&root.join("releases")), 0);
+    }
+
+    #[test]
+    fn folders_can_lie_so_deep_and_no_deeper() {
+        let tmp = tempfile::tempdir().unwrap();
+        let from = tmp.path().join("from");
+        let deep: PathBuf = std::iter::repeat_n("a", DEPTH).collect();
+        fs::create_dir_all(from.join(&deep)).unwrap();
+        let to = made(&from, &tmp.path().join("one"));
+        assert!(to.join(&deep).is_dir());
+        fs::create_dir(from.join(&deep).join("a")).unwrap();
+        let error = fetch(&from, order(&tmp.path().join("two"))).unwrap_err().to_string();
+        assert!(error.contains("too deep"), "{error}");
     }
 
     #[test]
@@ -190,10 +214,9 @@ mod tests {
         let (from, link) = (tmp.path().join("from"), tmp.path().join("link"));
         fs::create_dir(&from).unwrap();
         std::os::unix::fs::symlink(&from, &link).unwrap();
-        let releases = tmp.path().join("releases");
-        let to = fetch(&link, &releases, &ReleaseName::new("v1").unwrap(), None).unwrap();
+        let to = made(&link, &tmp.path().join("web"));
         assert!(to.symlink_metadata().unwrap().is_dir());
-        assert_eq!(fs::read_dir(&from).unwrap().count(), 0, "nothing is written into the source");
+        assert_eq!(count(&from), 0, "nothing is written into the source");
     }
 
     #[test]
@@ -202,17 +225,19 @@ mod tests {
         let from = tempfile::tempdir().unwrap();
         fs::write(from.path().join("server"), "x").unwrap();
         let mode = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o7777;
-        let set = |mode| {
-            let mode = fs::Permissions::from_mode(mode);
-            fs::set_permissions(from.path().join("server"), mode).unwrap();
+        let mut n = 0;
+        let mut copied = |file| {
+            let set = fs::Permissions::from_mode(file);
+            fs::set_permissions(from.path().join("server"), set).unwrap();
+            n += 1;
+            let owner = Owner::Root { group: rustix::process::getegid().as_raw() };
+            let order = Order { owner, ..order(&tmp.path().join(n.to_string())) };
+            let to = fetch(from.path(), order).unwrap().folder;
+            (mode(&to), mode(&to.join("server")))
         };
-        set(0o4700);
         // As `mktemp -d` makes it.
         fs::set_permissions(from.path(), fs::Permissions::from_mode(0o700)).unwrap();
-        let releases = tmp.path().join("releases");
-        let mine = rustix::process::getegid().as_raw();
-        let name = ReleaseName::new("v1").unwrap();
-        let to = fetch(from.path(), &releases, &name, Some(mine)).unwrap();
-        assert_eq!((mode(&to), mode(&to.join("server"))), (0o750, 0o750));
+        assert_eq!(copied(0o4700), (0o750, 0o750));
+        assert_eq!(copied(0o666), (0o750, 0o644));
     }
 }
