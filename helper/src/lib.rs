@@ -16,5 +16,6 @@ pub mod nginx;
 pub mod request;
 pub mod runner;
 pub mod source;
+pub mod url;
 pub mod watch;
 pub mod wire;

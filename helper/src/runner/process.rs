@@ -11,9 +11,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use command_fds::{CommandFdExt, FdMapping};
-use rustix::process::geteuid;
 use shunt_api::Address;
-use tokio::process::Command;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -21,7 +19,7 @@ use crate::endpoint::{self, Listener};
 use crate::runner::leader::Leader;
 use crate::runner::leftover::Identity;
 use crate::runner::log::Log;
-use crate::runner::user::User;
+use crate::runner::user::{User, command_as};
 
 /// The first descriptor that is handed over (`SD_LISTEN_FDS_START`).
 pub(crate) const LISTEN_FD: i32 = 3;
@@ -211,21 +209,8 @@ fn spawn(spec: &Spec, listener: &Listener, log: &Log) -> io::Result<Leader> {
     {
         return Err(io::ErrorKind::NotFound.into());
     }
-    let mut command = match &spec.user {
-        // Only root can: anybody else runs as this user already. With the groups that the user has,
-        // as systemd's `User=`; what could do this here would need `unsafe`.
-        Some(user) if geteuid().is_root() => {
-            let mut command = Command::new("setpriv");
-            command.args(["--reuid", &user.name, "--regid", &user.gid.to_string()]);
-            command.args(["--init-groups", "--", "/bin/sh"]);
-            command
-        }
-        _ => Command::new("/bin/sh"),
-    };
+    let mut command = command_as(spec.user.as_ref(), "/bin/sh");
     command.args(["-c", EXEC, "sh"]).args(&spec.command).current_dir(&spec.folder);
-    if let Some(user) = &spec.user {
-        command.env("USER", &user.name).env("LOGNAME", &user.name).env("HOME", &user.home);
-    }
     command
         .envs(&spec.env)
         .env("LISTEN_FDS", "1")
@@ -295,6 +280,18 @@ async fn supervise(
             }
         }
         publish.send_replace(State::Running { pid: leader.pid(), restarts });
+    }
+}
+
+/// Waits for the end of a process that was started again `restarts` times, which may be over already,
+/// and tells how it came; one more restart is an end, too.
+pub async fn ended(mut process: watch::Receiver<State>, restarts: u32) -> String {
+    let as_it_was =
+        |s: &State| matches!(s, State::Running { restarts: now, .. } if *now == restarts);
+    match process.wait_for(|s| !as_it_was(s)).await.as_deref() {
+        Ok(State::Ended { how, .. }) => how.clone(),
+        Ok(State::Running { .. }) => "a restart".to_owned(),
+        Ok(State::Stopped) | Err(_) => "an order to stop".to_owned(),
     }
 }
 

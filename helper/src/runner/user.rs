@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use nix::unistd;
+use tokio::process::Command;
 
 /// A user of this machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,6 +54,26 @@ impl User {
         let (uid, gid) = (found.uid.as_raw(), found.gid.as_raw());
         Ok(Self { name: found.name, uid, gid, home: found.dir })
     }
+}
+
+/// A program that runs as this user, with all groups that the user has, as with systemd's `User=`; as
+/// the daemon's own user without one.
+#[must_use]
+pub fn command_as(user: Option<&User>, program: &str) -> Command {
+    let Some(user) = user else { return Command::new(program) };
+    // Only root can become somebody else: anybody else runs as this user already. What could do this
+    // here would need `unsafe`.
+    let mut command = match unistd::geteuid().is_root() {
+        true => {
+            let mut command = Command::new("setpriv");
+            command.args(["--reuid", &user.name, "--regid", &user.gid.to_string()]);
+            command.args(["--init-groups", "--", program]);
+            command
+        }
+        false => Command::new(program),
+    };
+    command.env("USER", &user.name).env("LOGNAME", &user.name).env("HOME", &user.home);
+    command
 }
 
 #[cfg(test)]
