@@ -3,6 +3,8 @@
 mod field;
 mod health;
 mod http;
+mod preview;
+mod warm_up;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -15,6 +17,8 @@ use crate::runner::user::User;
 
 pub use health::{Check, Health, Pace};
 pub use http::{Header, Headers, Host, Http, Path as HttpPath, Pattern, Statuses};
+pub use preview::Preview;
+pub use warm_up::WarmUp;
 
 /// Where the files are looked for.
 pub const DEFAULT_FOLDER: &str = "/etc/shunt/apps";
@@ -43,6 +47,10 @@ pub struct App {
     /// How to see that it works.
     #[serde(default)]
     pub health: Health,
+    /// Requests to a new release before anybody else's.
+    pub warm_up: Option<WarmUp>,
+    /// How to see that it works behind NGINX, too.
+    pub preview: Option<Preview>,
     /// How long to wait for its requests.
     #[serde(default)]
     pub drain: Drain,
@@ -217,6 +225,7 @@ mod tests {
         let app = App::parse(GOOD).unwrap();
         assert_eq!(app.upstream(), "web");
         assert_eq!(app.health, Health::default());
+        assert_eq!((app.warm_up, app.preview), (None, None));
         assert_eq!(app.run.stop_timeout, Duration::from_secs(10));
         assert_eq!(app.keep.releases, 5);
     }
@@ -246,6 +255,8 @@ mod tests {
             ("[run]", "[health]\ninterval = \"1 minute\"\n[run]", 6, "is not a time"),
             ("[run]", "[health]\ntimeout = \"0s\"\n[run]", 6, "longer than nothing"),
             ("[run]", "[health]\ntcp = true\npath = \"/\"\n[run]", 5, "\"path\" and \"tcp\""),
+            ("[run]", "[warm_up]\nrequests = [\"x\"]\n[run]", 6, "must start with"),
+            ("[run]", "[preview]\nurl = \"https://a\"\n[run]", 6, "only http://"),
             ("[run]", "[keep]\nreleases = 1\n[run]", 6, "2 or more"),
         ];
         for (from, to, line, said) in cases {

@@ -3,7 +3,9 @@
 mod command;
 mod grpc;
 mod http;
+pub mod preview;
 mod tcp;
+pub mod warm_up;
 
 use std::collections::BTreeMap;
 use std::path::Path;
