@@ -1,6 +1,8 @@
 //! The configuration of applications: one TOML file each, checked strictly.
 
+mod canary;
 mod field;
+mod guard;
 mod health;
 mod http;
 mod preview;
@@ -15,6 +17,8 @@ use shunt_api::{Address, ReleaseName};
 
 use crate::runner::user::User;
 
+pub use canary::{Canary, Step};
+pub use guard::{Guard, Inconclusive};
 pub use health::{Check, Health, Pace};
 pub use http::{Header, Headers, Host, Http, Path as HttpPath, Pattern, Statuses};
 pub use preview::Preview;
@@ -24,7 +28,7 @@ pub use warm_up::WarmUp;
 pub const DEFAULT_FOLDER: &str = "/etc/shunt/apps";
 
 /// An application.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct App {
     /// Its name, by which commands call it.
@@ -51,6 +55,11 @@ pub struct App {
     pub warm_up: Option<WarmUp>,
     /// How to see that it works behind NGINX, too.
     pub preview: Option<Preview>,
+    /// How much of the requests a new release gets first; all of them at once if left out.
+    pub canary: Option<Canary>,
+    /// What a new release may do wrong.
+    #[serde(default)]
+    pub guard: Guard,
     /// How long to wait for its requests.
     #[serde(default)]
     pub drain: Drain,
@@ -225,7 +234,8 @@ mod tests {
         let app = App::parse(GOOD).unwrap();
         assert_eq!(app.upstream(), "web");
         assert_eq!(app.health, Health::default());
-        assert_eq!((app.warm_up, app.preview), (None, None));
+        assert_eq!((app.warm_up, app.preview, app.canary), (None, None, None));
+        assert_eq!(app.guard, Guard::default());
         assert_eq!(app.run.stop_timeout, Duration::from_secs(10));
         assert_eq!(app.keep.releases, 5);
     }
@@ -257,6 +267,8 @@ mod tests {
             ("[run]", "[health]\ntcp = true\npath = \"/\"\n[run]", 5, "\"path\" and \"tcp\""),
             ("[run]", "[warm_up]\nrequests = [\"x\"]\n[run]", 6, "must start with"),
             ("[run]", "[preview]\nurl = \"https://a\"\n[run]", 6, "only http://"),
+            ("[run]", "[canary]\nsteps = []\n[run]", 6, "needs a step"),
+            ("[run]", "[guard]\np99_ratio = 0.5\n[run]", 6, "1 or more"),
             ("[run]", "[keep]\nreleases = 1\n[run]", 6, "2 or more"),
         ];
         for (from, to, line, said) in cases {

@@ -81,6 +81,10 @@ pub(super) fn passes<'de, D: Deserializer<'de>>(d: D) -> Result<u32, D::Error> {
     checked(d, |passes: &u32| ensure(*passes > 0, "must be 1 or more"))
 }
 
+pub(super) fn at_least_one<'de, D: Deserializer<'de>>(d: D) -> Result<u64, D::Error> {
+    checked(d, |n: &u64| ensure(*n > 0, "must be 1 or more"))
+}
+
 /// As [`command`], for one that can be left out.
 pub(super) fn some_command<'de, D: Deserializer<'de>>(
     d: D,
