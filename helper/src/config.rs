@@ -1,9 +1,15 @@
 //! The configuration of applications: one TOML file each, checked strictly.
 
+mod canary;
 mod field;
+mod guard;
+mod health;
 pub mod hooks;
+mod http;
 pub mod notify;
+mod preview;
 pub mod source;
+mod warm_up;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -14,11 +20,18 @@ use shunt_api::{Address, ReleaseName};
 
 use crate::runner::user::User;
 
+pub use canary::{Canary, Step};
+pub use guard::{Guard, Inconclusive};
+pub use health::{Check, Health, Pace};
+pub use http::{Header, Headers, Host, Http, Path as HttpPath, Pattern, Statuses};
+pub use preview::Preview;
+pub use warm_up::WarmUp;
+
 /// Where the files are looked for.
 pub const DEFAULT_FOLDER: &str = "/etc/shunt/apps";
 
 /// An application.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct App {
     /// The file that it was read from.
@@ -50,6 +63,15 @@ pub struct App {
     /// How to see that it works.
     #[serde(default)]
     pub health: Health,
+    /// Requests to a new release before anybody else's.
+    pub warm_up: Option<WarmUp>,
+    /// How to see that it works behind NGINX, too.
+    pub preview: Option<Preview>,
+    /// How much of the requests a new release gets first; all of them at once if left out.
+    pub canary: Option<Canary>,
+    /// What a new release may do wrong.
+    #[serde(default)]
+    pub guard: Guard,
     /// How long to wait for its requests.
     #[serde(default)]
     pub drain: Drain,
@@ -80,51 +102,6 @@ pub struct Run {
     /// How long a release may take to end after `SIGTERM`.
     #[serde(default = "ten_seconds", deserialize_with = "field::duration")]
     pub stop_timeout: Duration,
-}
-
-/// How to see that a release works.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Health {
-    /// The path to ask for.
-    #[serde(deserialize_with = "field::path")]
-    pub path: String,
-    /// The `Host` header.
-    #[serde(deserialize_with = "field::host")]
-    pub host: String,
-    /// The statuses that are good.
-    #[serde(deserialize_with = "field::status_range")]
-    pub status: (u16, u16),
-    /// A header that must name the release.
-    #[serde(deserialize_with = "field::header")]
-    pub release_header: Option<String>,
-    /// The time between two checks.
-    #[serde(deserialize_with = "field::duration")]
-    pub interval: Duration,
-    /// How long one check may take.
-    #[serde(deserialize_with = "field::some_time")]
-    pub timeout: Duration,
-    /// How many good answers in a row are needed.
-    #[serde(deserialize_with = "field::passes")]
-    pub passes: u32,
-    /// How long all of it may take.
-    #[serde(deserialize_with = "field::some_time")]
-    pub deadline: Duration,
-}
-
-impl Default for Health {
-    fn default() -> Self {
-        Self {
-            path: "/".to_owned(),
-            host: "localhost".to_owned(),
-            status: (200, 299),
-            release_header: None,
-            interval: Duration::from_millis(200),
-            timeout: Duration::from_secs(2),
-            passes: 2,
-            deadline: Duration::from_secs(30),
-        }
-    }
 }
 
 /// How long to wait for what an old release has in flight.
@@ -266,6 +243,7 @@ pub fn load(folder: &Path) -> Result<Vec<App>, ConfigError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     const GOOD: &str = r#"
         name = "web"
@@ -280,7 +258,9 @@ mod tests {
     fn what_is_left_out_has_defaults() {
         let app = App::parse(GOOD).unwrap();
         assert_eq!(app.upstream(), "web");
-        assert_eq!((app.health.passes, app.health.status), (2, (200, 299)));
+        assert_eq!(app.health, Health::default());
+        assert_eq!((app.warm_up, app.preview, app.canary), (None, None, None));
+        assert_eq!(app.guard, Guard::default());
         assert_eq!(app.run.stop_timeout, Duration::from_secs(10));
         assert_eq!(app.keep.releases, 5);
     }
@@ -300,13 +280,21 @@ mod tests {
             })
             .collect();
         let all = App::parse(&all.join("\n")).unwrap();
+        let http = |app: &App| match &app.health.check {
+            Check::Http(http) => (**http).clone(),
+            other => panic!("{other:?}"),
+        };
+        let (header, http) = (http(&all).release_header, http(&app));
         let expected = App {
             run: Run { env: all.run.env.clone(), ..app.run.clone() },
-            health: Health { release_header: all.health.release_header.clone(), ..app.health },
+            health: Health {
+                check: Check::Http(Box::new(Http { release_header: header.clone(), ..http })),
+                ..app.health
+            },
             ..app
         };
         assert_eq!(all, expected);
-        assert!(!all.run.env.is_empty() && all.health.release_header.is_some());
+        assert!(!all.run.env.is_empty() && header.is_some());
     }
 
     #[test]
@@ -333,12 +321,33 @@ mod tests {
             ("[run]", "[health]\npasses = 0\n[run]", 6, "1 or more"),
             ("[run]", "[health]\ninterval = \"1 minute\"\n[run]", 6, "is not a time"),
             ("[run]", "[health]\ntimeout = \"0s\"\n[run]", 6, "longer than nothing"),
+            ("[run]", "[health]\ntcp = true\npath = \"/\"\n[run]", 5, "\"path\" and \"tcp\""),
+            ("[run]", "[warm_up]\nrequests = [\"x\"]\n[run]", 6, "must start with"),
+            ("[run]", "[preview]\nurl = \"https://a\"\n[run]", 6, "only http://"),
+            ("[run]", "[canary]\nsteps = []\n[run]", 6, "needs a step"),
+            ("[run]", "[guard]\np99_ratio = 0.5\n[run]", 6, "1 or more"),
             ("[run]", "[keep]\nreleases = 1\n[run]", 6, "2 or more"),
         ];
         for (from, to, line, said) in cases {
             let error = App::parse(&GOOD.replace(from, to)).unwrap_err();
             assert!(error.contains(said), "{to}: {error}");
             assert!(error.contains(&format!("line {line},")), "{to}: {error}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_file_is_too_strange(
+            section in "(health|warm_up|preview|canary|guard|drain|keep)",
+            key in "(path|host|headers|status|body|body_regex|tcp|grpc|command|requests|times|url|\
+                    header|steps|time|min_requests|error_share|p99_ratio|connect_failures|interval)",
+            value in "(\"[ -~]{0,12}\"|-?[0-9]{1,20}|[0-9]\\.[0-9]{1,9}|nan|inf|true|false|\\[\\]|\\{\\}|\
+                      \\[\"[!-~]{0,6}\"\\]|\\{ a = \"[!-~]{0,6}\" \\}|\\[\\{ share = [0-9.]{1,6} \\}\\])",
+        ) {
+            let text = format!("{GOOD}\n[{section}]\n{key} = {value}");
+            if let Err(error) = App::parse(&text) {
+                prop_assert!(error.contains("line "), "{}", error);
+            }
         }
     }
 

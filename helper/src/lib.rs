@@ -18,5 +18,6 @@ pub mod program;
 pub mod request;
 pub mod runner;
 pub mod source;
+pub mod url;
 pub mod watch;
 pub mod wire;

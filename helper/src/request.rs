@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response};
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use shunt_api::Address;
@@ -61,11 +61,25 @@ pub async fn send(
     request: Request<Full<Bytes>>,
     limit: Duration,
 ) -> Result<Response<Bytes>, RequestError> {
+    send_for(address, request, limit, MAX_ANSWER).await
+}
+
+/// As [`send`], for an answer whose body has at most so many bytes.
+///
+/// # Errors
+///
+/// [`RequestError`]; also for a body with more.
+pub async fn send_for(
+    address: &Address,
+    request: Request<Full<Bytes>>,
+    limit: Duration,
+    max: usize,
+) -> Result<Response<Bytes>, RequestError> {
     let exchange = async {
         let stream = endpoint::connect(address)
             .await
             .map_err(|error| RequestError::Connect { address: address.clone(), error })?;
-        exchange(stream, request)
+        exchange(stream, request, max)
             .await
             .map_err(|why| RequestError::Broken { address: address.clone(), why })
     };
@@ -78,6 +92,7 @@ pub async fn send(
 async fn exchange(
     stream: Box<dyn endpoint::Stream>,
     request: Request<Full<Bytes>>,
+    max: usize,
 ) -> Result<Response<Bytes>, String> {
     let (mut sender, connection) =
         http1::handshake(TokioIo::new(stream)).await.map_err(|e| e.to_string())?;
@@ -85,7 +100,11 @@ async fn exchange(
     let driver = tokio::spawn(connection);
     let response = sender.send_request(request).await.map_err(|e| e.to_string())?;
     let (parts, body) = response.into_parts();
-    let body = Limited::new(body, MAX_ANSWER).collect().await.map_err(|e| e.to_string())?;
+    let body =
+        Limited::new(body, max).collect().await.map_err(|e| match e.is::<LengthLimitError>() {
+            true => format!("its body has more than {max} bytes"),
+            false => e.to_string(),
+        })?;
     driver.abort();
     Ok(Response::from_parts(parts, body.to_bytes()))
 }

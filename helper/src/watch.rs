@@ -19,6 +19,8 @@ pub use tally::{Failure, Noticed, Verdict, Way};
 use ask::Pool;
 use tally::{Sample, Tally};
 
+use crate::url::Url;
+
 /// What is asked.
 #[derive(Debug, Clone)]
 pub struct Target {
@@ -34,24 +36,10 @@ impl Target {
     ///
     /// Says what is wrong with it.
     pub async fn parse(url: &str) -> Result<Self, String> {
-        let uri: http::Uri = url.parse().map_err(|e| format!("{url:?}: {e}"))?;
-        if uri.scheme_str() != Some("http") {
-            return Err(format!("{url:?}: only http:// can be watched"));
-        }
-        let host = uri.authority().ok_or_else(|| format!("{url:?} has no host"))?;
-        let name = host.host().trim_start_matches('[').trim_end_matches(']').to_owned();
-        // One that is too large is none for the URL's own parser.
-        let after = host.as_str().rsplit_once(host.host()).map_or("", |(_, after)| after);
-        let port = match after.strip_prefix(':') {
-            None => 80,
-            Some(port) => port.parse().map_err(|_| format!("{url:?}: {port:?} is not a port"))?,
-        };
-        let mut found = tokio::net::lookup_host((name.as_str(), port))
-            .await
-            .map_err(|e| format!("{host}: {e}"))?;
-        let address = found.next().ok_or_else(|| format!("{host} has no address"))?;
-        let path = uri.path_and_query().map_or("/", |p| p.as_str()).to_owned();
-        Ok(Self { address, host: host.to_string(), path })
+        let url = Url::parse(url)?;
+        let found = url.resolve().await?.into_iter().next();
+        let address = found.ok_or_else(|| format!("{} has no address", url.host))?;
+        Ok(Self { address, host: url.host, path: url.path })
     }
 }
 

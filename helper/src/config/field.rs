@@ -7,7 +7,6 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use http::{HeaderName, HeaderValue};
 use serde::{Deserialize, Deserializer, de};
 use shunt_api::{Address, NginxTime};
 
@@ -85,29 +84,30 @@ pub(super) fn env<'de, D: Deserializer<'de>>(d: D) -> Result<BTreeMap<String, St
     })
 }
 
-pub(super) fn path<'de, D: Deserializer<'de>>(d: D) -> Result<String, D::Error> {
-    checked(d, |path: &String| {
-        ensure(path.starts_with('/'), "must start with \"/\"")?;
-        let target: Result<http::Uri, _> = path.parse();
-        ensure(target.is_ok(), "cannot be asked for, encode what is no part of a path")
-    })
-}
-
-pub(super) fn host<'de, D: Deserializer<'de>>(d: D) -> Result<String, D::Error> {
-    checked(d, |host: &String| {
-        ensure(HeaderValue::from_str(host).is_ok(), "cannot be sent as a Host header")
-    })
-}
-
-pub(super) fn header<'de, D: Deserializer<'de>>(d: D) -> Result<Option<String>, D::Error> {
-    checked(d, |name: &Option<String>| {
-        let good = name.as_ref().is_none_or(|n| HeaderName::from_bytes(n.as_bytes()).is_ok());
-        ensure(good, "is not a header's name, which is as in \"X-Release\"")
-    })
-}
-
 pub(super) fn passes<'de, D: Deserializer<'de>>(d: D) -> Result<u32, D::Error> {
     checked(d, |passes: &u32| ensure(*passes > 0, "must be 1 or more"))
+}
+
+pub(super) fn at_least_one<'de, D: Deserializer<'de>>(d: D) -> Result<u64, D::Error> {
+    checked(d, |n: &u64| ensure(*n > 0, "must be 1 or more"))
+}
+
+/// As [`command`], for one that can be left out.
+pub(super) fn some_command<'de, D: Deserializer<'de>>(
+    d: D,
+) -> Result<Option<Vec<String>>, D::Error> {
+    command(d).map(Some)
+}
+
+/// A text that is not empty, and that can be left out.
+pub(super) fn some_text<'de, D: Deserializer<'de>>(d: D) -> Result<Option<String>, D::Error> {
+    let text = checked(d, |text: &String| ensure(!text.is_empty(), "needs a text"))?;
+    Ok(Some(text))
+}
+
+/// What is only written to say yes.
+pub(super) fn yes<'de, D: Deserializer<'de>>(d: D) -> Result<bool, D::Error> {
+    checked(d, |yes: &bool| ensure(*yes, "can only be true, else leave it out"))
 }
 
 pub(super) fn kept<'de, D: Deserializer<'de>>(d: D) -> Result<usize, D::Error> {
@@ -152,25 +152,4 @@ pub(super) fn size<'de, D: Deserializer<'de>>(d: D) -> Result<u64, D::Error> {
     number.ok_or_else(|| {
         de::Error::custom(format!("{text:?} is not a size, which is as in \"512m\" or \"8g\""))
     })
-}
-
-/// `200`, `"200"` or `"200-399"`.
-pub(super) fn status_range<'de, D: Deserializer<'de>>(d: D) -> Result<(u16, u16), D::Error> {
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum Range {
-        One(u16),
-        Text(String),
-    }
-    let range = match Range::deserialize(d) {
-        Ok(Range::One(one)) => Some((one, one)),
-        Ok(Range::Text(text)) => {
-            let (low, high) = text.split_once('-').unwrap_or((&text, &text));
-            low.trim().parse().ok().zip(high.trim().parse().ok())
-        }
-        Err(_) => None,
-    };
-    range
-        .filter(|(low, high)| low <= high && (100..600).contains(low) && *high < 600)
-        .ok_or_else(|| de::Error::custom("a status is as in 200 or \"200-299\""))
 }

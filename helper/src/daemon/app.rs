@@ -1,5 +1,6 @@
 //! An application in the daemon: its slots, what runs in them, and what is remembered of it.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -239,16 +240,21 @@ impl App {
         ]
     }
 
-    fn spec(&self, slot: &Address, release: &ReleaseName) -> Spec {
+    /// The environment of a release, beyond the daemon's own and what the runner adds.
+    pub fn env(&self, slot: &Address, release: &ReleaseName) -> BTreeMap<String, String> {
         let mut env = self.config.run.env.clone();
         env.extend(self.names(slot, release).map(|(name, value)| (name.to_owned(), value)));
+        env
+    }
+
+    fn spec(&self, slot: &Address, release: &ReleaseName) -> Spec {
         Spec {
             name: format!("{}: \"{release}\" in {slot}", self.config.name),
             command: self.config.run.command.clone(),
             folder: self.releases.of(release),
             slot: slot.clone(),
             user: self.config.run.user.clone(),
-            env,
+            env: self.env(slot, release),
             log: self.releases.log(release),
             stop_timeout: self.config.run.stop_timeout,
         }

@@ -10,7 +10,7 @@ use crate::deploy::engine::{Done, Failure, Job, count};
 use crate::deploy::plan::Event;
 use crate::health;
 use crate::nginx::AGAIN;
-use crate::runner::process::State;
+use crate::runner::process::{self, State};
 use crate::source::{self, Source, folder};
 use crate::wire::{JobKind, Outcome};
 
@@ -122,13 +122,21 @@ impl Job<'_> {
         let config = &self.app.config.health;
         // What has proved itself has to show only that it still works, but that in any case.
         let (passes, restarts) =
-            if self.proven { (1, restarts(&watch)) } else { (config.passes, 0) };
-        let config = config::Health { passes, ..config.clone() };
-        let waited = health::wait(&config, slot, &self.release, watch, restarts).await;
+            if self.proven { (1, restarts(&watch)) } else { (config.pace.passes, 0) };
+        let pace = config::Pace { passes, ..config.pace.clone() };
+        let config = config::Health { pace, ..config.clone() };
+        let target = health::Target {
+            slot,
+            release: &self.release,
+            folder: &self.app.releases.of(&self.release),
+            user: self.app.config.run.user.as_ref(),
+            env: &self.app.env(slot, &self.release),
+        };
+        let waited = health::wait(&config, target, process::ended(watch, restarts)).await;
         waited.map_err(|error| Failure {
             event: Event::Failed(Outcome::Unhealthy),
             why: error.brief(),
-            lines: std::iter::once(error.last()).chain(log.last_lines(LOG_LINES)).collect(),
+            lines: [error.lines(), log.last_lines(LOG_LINES)].concat(),
         })?;
         Ok(if passes == 1 { "answers".to_owned() } else { format!("{passes} times in a row") })
     }

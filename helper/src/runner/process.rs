@@ -306,6 +306,18 @@ async fn supervise(
     }
 }
 
+/// Waits for the end of a process that was started again `restarts` times, which may be over already,
+/// and tells how it came; one more restart is an end, too.
+pub async fn ended(mut process: watch::Receiver<State>, restarts: u32) -> String {
+    let as_it_was =
+        |s: &State| matches!(s, State::Running { restarts: now, .. } if *now == restarts);
+    match process.wait_for(|s| !as_it_was(s)).await.as_deref() {
+        Ok(State::Ended { how, .. }) => how.clone(),
+        Ok(State::Running { .. }) => "a restart".to_owned(),
+        Ok(State::Stopped) | Err(_) => "an order to stop".to_owned(),
+    }
+}
+
 /// Waits for the order to stop. A daemon that forgets a process wants it to end, too.
 async fn ordered(stop: &mut watch::Receiver<bool>) {
     // Without its sender the channel is closed, which is the same order.

@@ -1,0 +1,86 @@
+//! `[warm_up]`: requests to a release that is healthy, before anybody else's.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use super::field;
+use super::http::{Headers, Host, Http, Path, Statuses};
+
+/// Requests that fill a release's caches. What becomes of them is reported and stops nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "Raw")]
+pub struct WarmUp {
+    /// One after the other.
+    pub requests: Vec<Http>,
+    /// How often all of them.
+    pub times: u32,
+    /// How long one may take.
+    pub timeout: Duration,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Raw {
+    requests: Vec<Path>,
+    host: Option<Host>,
+    #[serde(default)]
+    headers: Headers,
+    #[serde(default = "one", deserialize_with = "field::passes")]
+    times: u32,
+    #[serde(default = "timeout", deserialize_with = "field::some_time")]
+    timeout: Duration,
+}
+
+fn one() -> u32 {
+    1
+}
+
+fn timeout() -> Duration {
+    Duration::from_secs(10)
+}
+
+impl TryFrom<Raw> for WarmUp {
+    type Error = &'static str;
+
+    fn try_from(raw: Raw) -> Result<Self, Self::Error> {
+        if raw.requests.is_empty() {
+            return Err("\"requests\" needs a path, as in [\"/\"]");
+        }
+        let rest = Http {
+            host: raw.host.unwrap_or(Http::default().host),
+            headers: raw.headers,
+            status: Statuses::no_error(),
+            ..Http::default()
+        };
+        let requests = raw.requests.into_iter().map(|path| Http { path, ..rest.clone() });
+        Ok(Self { requests: requests.collect(), times: raw.times, timeout: raw.timeout })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_asked_with_the_same_headers() {
+        let text = "requests = [\"/\", \"/a\"]\nhost = \"shop\"\ntimes = 3";
+        let warm_up: WarmUp = toml::from_str(text).unwrap();
+        let paths: Vec<_> = warm_up.requests.iter().map(|r| r.path.as_str()).collect();
+        assert_eq!((paths, warm_up.times), (vec!["/", "/a"], 3));
+        assert!(warm_up.requests.iter().all(|r| r.host.value() == "shop"));
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        for (text, said) in [
+            ("requests = []", "needs a path"),
+            ("", "missing field `requests`"),
+            ("requests = [\"a\"]", "must start with"),
+            ("requests = [\"/\"]\ntimes = 0", "1 or more"),
+        ] {
+            let error = toml::from_str::<WarmUp>(text).unwrap_err().to_string();
+            assert!(error.contains(said), "{text}: {error}");
+        }
+    }
+}

@@ -1,0 +1,423 @@
+//! From figures to a verdict: pure.
+
+use std::fmt;
+
+use super::chance::{Looks, Standing, compare, largest};
+use super::figures::Figures;
+use crate::config::{Guard, Inconclusive};
+
+/// What is left out of the 99th percentile.
+const SLOWEST: f64 = 0.01;
+
+/// Fewer errors, or slow responses, than this are not compared with those of the old release: one
+/// that had none yet would make any a multiple.
+const FEW: u64 = 5;
+
+/// What is said of a release that was watched.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is within its limits; what was seen.
+    Successful(String),
+    /// It is not.
+    Failed(String),
+    /// It cannot be told.
+    Inconclusive(String),
+    /// It could not be watched.
+    Error(String),
+}
+
+impl Verdict {
+    /// Whether the old release is switched back to.
+    #[must_use]
+    pub fn switches_back(&self, limits: &Guard) -> bool {
+        match self {
+            Self::Successful(_) => false,
+            Self::Failed(_) | Self::Error(_) => true,
+            Self::Inconclusive(_) => limits.inconclusive == Inconclusive::SwitchBack,
+        }
+    }
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Successful(why) => write!(f, "successful: {why}"),
+            Self::Failed(why) => write!(f, "failed: {why}"),
+            Self::Inconclusive(why) => write!(f, "inconclusive: {why}"),
+            Self::Error(why) => write!(f, "error: {why}"),
+        }
+    }
+}
+
+/// Judges what the new release has done until now, against what the old one did, if there is one.
+///
+/// Before the window is over there is a verdict only if the release has certainly failed. At its end
+/// there always is one; a release that is above a limit, but not certainly, is inconclusive.
+pub(super) fn judge(
+    limits: &Guard,
+    new: &Figures,
+    old: Option<&Figures>,
+    is_over: bool,
+) -> Option<Verdict> {
+    // Each of them is one too many, however few requests there are.
+    if let Some(limit) = limits.connect_failures
+        && new.connect_failures > limit
+    {
+        let n = new.connect_failures;
+        return Some(Verdict::Failed(format!(
+            "{n} attempts to connect failed, the limit is {limit} (connect_failures)"
+        )));
+    }
+    let (n, min) = (new.responses, limits.min_requests);
+    if n < min {
+        let why = format!("{n} responses tell nothing, {min} are needed (min_requests)");
+        return is_over.then_some(Verdict::Inconclusive(why));
+    }
+    let looks = if is_over { Looks::One } else { Looks::Many };
+    let old = old.filter(|old| old.responses >= min);
+    let mut findings = vec![error_share(limits, new, looks)];
+    if let Some(old) = old {
+        findings.push(error_share_ratio(limits, new, old, looks));
+        findings.push(p99_ratio(limits, new, old, looks));
+    }
+    // The worst of them, and the first of those.
+    let mut worst = (Standing::Within, String::new());
+    for finding in findings.into_iter().flatten() {
+        if finding.0 > worst.0 {
+            worst = finding;
+        }
+    }
+    match worst {
+        (Standing::Beyond, why) => Some(Verdict::Failed(why)),
+        _ if !is_over => None,
+        (Standing::Above, why) => {
+            Some(Verdict::Inconclusive(format!("{why}; that is not certain")))
+        }
+        (Standing::Within, _) => Some(Verdict::Successful(summary(new))),
+    }
+}
+
+/// Where a figure stands, and what is said of it.
+type Finding = Option<(Standing, String)>;
+
+fn error_share(limits: &Guard, new: &Figures, looks: Looks) -> Finding {
+    let limit = limits.error_share?;
+    let standing = compare(new.errors, new.responses, limit, looks);
+    Some((standing, format!("{}, the limit is {} (error_share)", errors(new), Percent(limit))))
+}
+
+fn error_share_ratio(limits: &Guard, new: &Figures, old: &Figures, looks: Looks) -> Finding {
+    let ratio = limits.error_share_ratio?;
+    if new.errors < FEW {
+        return None;
+    }
+    // The old release's share may be larger than it seems.
+    let limit = (ratio * largest(old.errors, old.responses)).min(1.0);
+    let standing = compare(new.errors, new.responses, limit, looks);
+    let why = format!(
+        "{}, more than {ratio} times as many as of the old release: {} (error_share_ratio)",
+        errors(new),
+        errors(old)
+    );
+    Some((standing, why))
+}
+
+fn p99_ratio(limits: &Guard, new: &Figures, old: &Figures, looks: Looks) -> Finding {
+    let ratio = limits.p99_ratio?;
+    let was = old.times.quantile(1.0 - SLOWEST)?;
+    // A time that the old release's 99th percentile is certainly not above. There is none if it has
+    // not answered often enough.
+    let (at_most, _) =
+        old.times.ends().find(|(_, slower)| largest(*slower, old.times.count) <= SLOWEST)?;
+    let slower = new.times.slower(ratio * was);
+    if slower < FEW {
+        return None;
+    }
+    let certainly = new.times.certainly_slower(ratio * at_most);
+    let standing = match compare(certainly, new.times.count, SLOWEST, looks) {
+        Standing::Beyond if certainly >= FEW => Standing::Beyond,
+        _ => compare(slower, new.times.count, SLOWEST, looks).min(Standing::Above),
+    };
+    let is = new.times.quantile(1.0 - SLOWEST).map_or_else(
+        || "is longer than any that NGINX tells apart".to_owned(),
+        |is| format!("is {}", Seconds(is)),
+    );
+    let was = Seconds(was);
+    let why = format!(
+        "the 99th percentile of its times {is}, more than {ratio} times that of the old release: \
+         {was} (p99_ratio)"
+    );
+    Some((standing, why))
+}
+
+/// What was seen of a good release.
+fn summary(new: &Figures) -> String {
+    let p99 = new.times.quantile(1.0 - SLOWEST);
+    let p99 = p99.map(|p99| format!(", 99th percentile {}", Seconds(p99))).unwrap_or_default();
+    format!("{}{p99}", errors(new))
+}
+
+fn errors(figures: &Figures) -> String {
+    let (errors, responses) = (figures.errors, figures.responses);
+    let share = Percent(errors as f64 / responses.max(1) as f64);
+    format!("{errors} of {responses} responses are errors ({share})")
+}
+
+/// A share as people read it.
+struct Percent(f64);
+
+impl fmt::Display for Percent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = format!("{:.2}", self.0 * 100.0);
+        write!(f, "{} %", text.trim_end_matches('0').trim_end_matches('.'))
+    }
+}
+
+/// A time as people read it.
+struct Seconds(f64);
+
+impl fmt::Display for Seconds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ms = self.0 * 1000.0;
+        match ms {
+            ms if ms < 10.0 => write!(f, "{ms:.1} ms"),
+            ms if ms < 1000.0 => write!(f, "{ms:.0} ms"),
+            ms => write!(f, "{:.1} s", ms / 1000.0),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::times::tests::{later, times};
+    use super::*;
+    use proptest::prelude::*;
+
+    /// So many responses within 10 ms, and so many within 50, 200 and 500 ms.
+    fn figures(counts: [u64; 4], errors: u64) -> Figures {
+        let mut all = [0; 16];
+        [all[3], all[5], all[7], all[8]] = counts;
+        let responses = counts.iter().sum();
+        Figures { responses, errors, connect_failures: 0, times: times(&all) }
+    }
+
+    fn quick(responses: u64, errors: u64) -> Figures {
+        figures([responses, 0, 0, 0], errors)
+    }
+
+    fn judged(new: &Figures, old: Option<&Figures>) -> [String; 2] {
+        let said = |is_over| {
+            let verdict = judge(&Guard::default(), new, old, is_over);
+            verdict.map_or_else(|| "not yet".to_owned(), |verdict| verdict.to_string())
+        };
+        [said(false), said(true)]
+    }
+
+    #[track_caller]
+    fn assert_judged(new: &Figures, old: Option<&Figures>, early: &str, at_the_end: &str) {
+        let [now, over] = judged(new, old);
+        assert!(now.starts_with(early), "{now}");
+        assert!(over.starts_with(at_the_end), "{over}");
+    }
+
+    #[test]
+    fn a_release_without_errors_is_good_at_the_end() {
+        let good = "successful: 0 of 40 responses are errors (0 %), 99th percentile 10.0 ms";
+        for old in [None, Some(&quick(1000, 0))] {
+            assert_judged(&quick(40, 0), old, "not yet", good);
+        }
+    }
+
+    #[test]
+    fn few_responses_tell_nothing_but_no_connection_may_fail() {
+        let why = "inconclusive: 19 responses tell nothing, 20 are needed (min_requests)";
+        assert_judged(&quick(19, 19), None, "not yet", why);
+        let failed = Figures { connect_failures: 1, ..quick(1, 0) };
+        let why = "failed: 1 attempts to connect failed, the limit is 0 (connect_failures)";
+        assert_judged(&failed, None, why, why);
+        let limits = Guard { connect_failures: Some(1), ..Guard::default() };
+        assert_eq!(judge(&limits, &failed, None, false), None);
+    }
+
+    #[test]
+    fn errors_count_when_they_are_no_chance() {
+        assert_judged(
+            &quick(20, 1),
+            None,
+            "not yet",
+            "successful: 1 of 20 responses are errors (5 %",
+        );
+        let why = "inconclusive: 2 of 20 responses are errors (10 %), the limit is 5 % (error_share); \
+                   that is not certain";
+        assert_judged(&quick(20, 2), None, "not yet", why);
+        assert_judged(
+            &quick(20, 4),
+            None,
+            "not yet",
+            "failed: 4 of 20 responses are errors (20 %)",
+        );
+        assert_judged(&quick(20, 20), None, "failed: 20 of 20", "failed: 20 of 20");
+    }
+
+    #[test]
+    fn errors_are_compared_with_those_of_the_old_release() {
+        let old = quick(10_000, 10);
+        // Below the limit of 5 %.
+        assert_judged(&quick(1000, 2), Some(&old), "not yet", "successful");
+        assert_judged(&quick(1000, 5), Some(&old), "not yet", "inconclusive: 5 of 1000");
+        let why = "failed: 30 of 1000 responses are errors (3 %), more than 2 times as many as of the \
+                   old release: 10 of 10000 responses are errors (0.1 %) (error_share_ratio)";
+        assert_judged(&quick(1000, 30), Some(&old), why, why);
+        // One that had none yet does not make a few a multiple.
+        assert_judged(&quick(1000, 4), Some(&quick(100_000, 0)), "not yet", "successful");
+        // Nor does one that had hardly any requests, or none.
+        assert_judged(&quick(1000, 30), Some(&quick(19, 0)), "not yet", "successful");
+        assert_judged(&quick(1000, 30), None, "not yet", "successful");
+        // What was ill may stay so.
+        assert_judged(&quick(1000, 40), Some(&quick(1000, 40)), "not yet", "successful");
+    }
+
+    #[test]
+    fn times_are_compared_with_those_of_the_old_release() {
+        let old = figures([900, 100, 0, 0], 0);
+        assert_judged(&figures([900, 100, 0, 0], 0), Some(&old), "not yet", "successful");
+        let slow = figures([90, 0, 0, 10], 0);
+        let why = "failed: the 99th percentile of its times is 470 ms, more than 2 times that of the \
+                   old release: 47 ms (p99_ratio)";
+        assert_judged(&slow, Some(&old), why, why);
+        // How times are spread in a bucket is not known: 49 ms and 51 ms are in neighbouring ones, and
+        // so are 21 ms and 99 ms.
+        let mut neighbours = [0; 16];
+        [neighbours[3], neighbours[6]] = [900, 100];
+        let neighbours = Figures { times: times(&neighbours), ..quick(1000, 0) };
+        let why = "inconclusive: the 99th percentile of its times is 95 ms, more than 2 times that of \
+                   the old release: 47 ms (p99_ratio); that is not certain";
+        assert_judged(&neighbours, Some(&old), "not yet", why);
+        // A few slow ones may be chance; so may be how fast the old release seems.
+        assert_judged(&figures([20, 0, 0, 4], 0), Some(&old), "not yet", "successful");
+        assert_judged(&slow, Some(&figures([100, 0, 0, 0], 0)), "not yet", "successful");
+    }
+
+    #[test]
+    fn what_is_off_does_not_count() {
+        let off = Guard {
+            error_share: None,
+            error_share_ratio: None,
+            connect_failures: None,
+            p99_ratio: None,
+            ..Guard::default()
+        };
+        let worst = Figures { connect_failures: 9, ..figures([0, 0, 0, 1000], 1000) };
+        let verdict = judge(&off, &worst, Some(&quick(1000, 0)), true).unwrap();
+        assert!(matches!(verdict, Verdict::Successful(_)), "{verdict}");
+    }
+
+    #[test]
+    fn what_is_bad_or_not_known_switches_back() {
+        let (limits, why) = (Guard::default(), String::new);
+        assert!(!Verdict::Successful(why()).switches_back(&limits));
+        assert!(Verdict::Failed(why()).switches_back(&limits));
+        assert!(Verdict::Error(why()).switches_back(&limits));
+        assert!(!Verdict::Inconclusive(why()).switches_back(&limits));
+        let careful = Guard { inconclusive: Inconclusive::SwitchBack, ..limits };
+        assert!(Verdict::Inconclusive(why()).switches_back(&careful));
+    }
+
+    fn rank(verdict: Option<Verdict>) -> u8 {
+        match verdict {
+            Some(Verdict::Successful(_)) | None => 0,
+            Some(Verdict::Inconclusive(_)) => 1,
+            Some(Verdict::Failed(_) | Verdict::Error(_)) => 2,
+        }
+    }
+
+    prop_compose! {
+        fn any_figures()(
+            counts in prop::array::uniform4(prop_oneof![0u64..10, 0u64..3000]),
+            part in prop_oneof![0.0f64..0.1, 0.0f64..=1.0],
+            connect_failures in prop_oneof![4 => Just(0u64), 1 => 0u64..4],
+        ) -> Figures {
+            let errors = (counts.iter().sum::<u64>() as f64 * part) as u64;
+            Figures { connect_failures, ..figures(counts, errors) }
+        }
+    }
+
+    prop_compose! {
+        fn any_limits()(
+            share in 0.0f64..=1.0, ratios in (1.0f64..5.0, 1.0f64..5.0),
+            connect_failures in 0u64..3, min_requests in 1u64..100,
+        ) -> Guard {
+            Guard {
+                min_requests,
+                error_share: Some(share),
+                error_share_ratio: Some(ratios.0),
+                p99_ratio: Some(ratios.1),
+                connect_failures: Some(connect_failures),
+                ..Guard::default()
+            }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+
+        #[test]
+        fn worse_figures_never_make_a_better_verdict(
+            limits in any_limits(), new in any_figures(), old in prop::option::of(any_figures()),
+            is_over in any::<bool>(), more in 1u64..50,
+        ) {
+            let old = old.as_ref();
+            let now = rank(judge(&limits, &new, old, is_over));
+            let worse = |figures: &Figures| rank(judge(&limits, figures, old, is_over));
+            let errors = Figures { errors: (new.errors + more).min(new.responses), ..new.clone() };
+            prop_assert!(worse(&errors) >= now, "errors instead of good responses");
+            let failures = new.connect_failures + more;
+            let failures = Figures { connect_failures: failures, ..new.clone() };
+            prop_assert!(worse(&failures) >= now, "more failures to connect");
+            // One bucket further each.
+            let times = later(&new.times);
+            prop_assert!(worse(&Figures { times, ..new.clone() }) >= now, "slower");
+        }
+
+        #[test]
+        fn more_errors_never_make_a_better_verdict_either(
+            limits in any_limits(), new in any_figures(), old in prop::option::of(any_figures()),
+            is_over in any::<bool>(), more in 1u64..50,
+        ) {
+            // More responses of any kind can make a release faster.
+            let limits = Guard { p99_ratio: None, ..limits };
+            let now = rank(judge(&limits, &new, old.as_ref(), is_over));
+            let had = new.responses;
+            let more = Figures {
+                responses: new.responses + more, errors: new.errors + more, ..new
+            };
+            // As long as there were too few, nothing was told but that.
+            if now == 2 || had >= limits.min_requests {
+                prop_assert!(rank(judge(&limits, &more, old.as_ref(), is_over)) >= now);
+            }
+        }
+
+        #[test]
+        fn what_is_early_called_bad_is_bad_at_the_end(
+            limits in any_limits(), new in any_figures(), old in prop::option::of(any_figures()),
+        ) {
+            match judge(&limits, &new, old.as_ref(), false) {
+                None => {}
+                Some(Verdict::Failed(_)) => {
+                    let at_the_end = judge(&limits, &new, old.as_ref(), true);
+                    prop_assert!(matches!(at_the_end, Some(Verdict::Failed(_))));
+                }
+                other => prop_assert!(false, "{:?}", other),
+            }
+            prop_assert!(judge(&limits, &new, old.as_ref(), true).is_some());
+        }
+
+        #[test]
+        fn a_release_that_is_as_the_old_one_is_good(limits in any_limits(), old in any_figures()) {
+            let limits = Guard { error_share: None, connect_failures: None, ..limits };
+            let verdict = judge(&limits, &old, Some(&old), true).unwrap();
+            let known = old.responses >= limits.min_requests;
+            prop_assert_eq!(matches!(verdict, Verdict::Successful(_)), known, "{}", verdict);
+        }
+    }
+}
