@@ -26,6 +26,7 @@ mod deploy;
 mod drain;
 mod fallback;
 mod grpc;
+mod guard;
 mod h2c;
 mod hold;
 mod http2;
