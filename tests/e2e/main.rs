@@ -33,6 +33,7 @@ mod deploy;
 mod drain;
 mod fallback;
 mod grpc;
+mod guard;
 mod h2c;
 mod held_streams;
 mod hold;

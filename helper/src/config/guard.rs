@@ -10,7 +10,9 @@ use super::field;
 /// The limits of a new release, after the switch and in each step of a canary.
 ///
 /// An error is a response with a status of 5xx, or a request that fell back to another release.
-/// Shares and times count from `min_requests` responses on, failures to connect from the first.
+/// Shares and times count from `min_requests` responses on, failures to connect from the first. The old
+/// release's share and times are those of the time before the switch, or of the same time for a canary.
+/// A share that may be above its limit by chance is no failure: at the end it is inconclusive.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Guard {
@@ -31,7 +33,8 @@ pub struct Guard {
     #[serde(deserialize_with = "count")]
     pub connect_failures: Option<u64>,
     /// How many times as long as the old release's the time may be within which 99 of 100 responses
-    /// come; `"off"` for no limit.
+    /// come, and how many times as many requests may wait when more wait than were answered; `"off"`
+    /// for no limit.
     #[serde(deserialize_with = "ratio")]
     pub p99_ratio: Option<f64>,
     /// What follows when it cannot be told whether the release is good.

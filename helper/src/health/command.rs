@@ -100,14 +100,6 @@ impl Drop for Group {
     }
 }
 
-/// What a look into a pipe finds.
-#[derive(Debug, PartialEq, Eq)]
-enum Read {
-    Some,
-    Nothing,
-    End,
-}
-
 /// What a process says, on either stream.
 struct Output {
     pipe: pipe::Receiver,
@@ -117,32 +109,33 @@ struct Output {
 impl Output {
     /// Reads on for ever, so that the process never waits for a reader.
     async fn follow(&mut self) -> Infallible {
-        while self.pipe.readable().await.is_ok() && self.read() != Read::End {}
+        let mut buffer = [0; TAIL];
+        while self.pipe.readable().await.is_ok() {
+            match self.pipe.try_read(&mut buffer) {
+                Ok(0) => break,
+                Ok(n) => self.keep(&buffer[..n]),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(_) => break,
+            }
+        }
         std::future::pending().await
     }
 
-    /// Reads a part of what is there.
-    fn read(&mut self) -> Read {
-        let mut buffer = [0; TAIL];
-        match self.pipe.try_read(&mut buffer) {
-            Ok(0) => Read::End,
-            Ok(n) => {
-                self.tail.extend_from_slice(&buffer[..n]);
-                let surplus = self.tail.len().saturating_sub(TAIL);
-                self.tail.drain(..surplus);
-                Read::Some
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Read::Nothing,
-            Err(_) => Read::End,
-        }
+    fn keep(&mut self, more: &[u8]) {
+        self.tail.extend_from_slice(more);
+        let surplus = self.tail.len().saturating_sub(TAIL);
+        self.tail.drain(..surplus);
     }
 
     /// The last lines of what was said until now.
     fn last_lines(mut self) -> Vec<String> {
-        // As much as a pipe holds: whoever still writes is not waited for.
+        let mut buffer = [0; TAIL];
+        // As much as a pipe holds: whoever still writes is not waited for. The pipe itself is asked, as
+        // the runtime may not have heard yet of what was said last.
         for _ in 0..PIPE / TAIL {
-            if self.read() != Read::Some {
-                break;
+            match rustix::io::read(&self.pipe, &mut buffer) {
+                Ok(n) if n > 0 => self.keep(&buffer[..n]),
+                Ok(_) | Err(_) => break,
             }
         }
         let text = String::from_utf8_lossy(&self.tail);

@@ -9,7 +9,8 @@
 //! 1938). Whoever looks again and again, and acts when the evidence suffices once, is misled more often
 //! than that. So an early look needs more, by the cost of not knowing the share beforehand (R. E.
 //! Krichevsky, V. K. Trofimov, 1981): then the chance that it *ever* suffices, though the share is not
-//! above the limit, is below 5 %, however often one looks (J. Ville, 1939).
+//! above the limit, is below 5 %, however often one looks (J. Ville, 1939). Where several counts are
+//! looked at like this, each gets its part of those 5 %.
 
 /// The evidence that one look needs: half the square of 1.645, the normal distribution's 95th
 /// percentile.
@@ -23,8 +24,8 @@ const MANY_LOOKS: f64 = 2.996;
 pub(super) enum Looks {
     /// Once.
     One,
-    /// As often as one likes.
-    Many,
+    /// As often as one likes, at each of so many counts.
+    Many(u32),
 }
 
 impl Looks {
@@ -33,7 +34,10 @@ impl Looks {
         match self {
             Self::One => ONE_LOOK,
             // What Krichevsky's and Trofimov's mixture may lose against the best share.
-            Self::Many => MANY_LOOKS + (of.max(1) as f64).ln() / 2.0 + std::f64::consts::LN_2,
+            Self::Many(counts) => {
+                let mixture = (of.max(1) as f64).ln() / 2.0 + std::f64::consts::LN_2;
+                MANY_LOOKS + f64::from(counts.max(1)).ln() + mixture
+            }
         }
     }
 }
@@ -109,7 +113,7 @@ mod tests {
             (20, 20, 1.0, Within, Within),
         ] {
             assert_eq!(compare(count, of, limit, Looks::One), once, "{count} of {of}");
-            assert_eq!(compare(count, of, limit, Looks::Many), often, "{count} of {of}");
+            assert_eq!(compare(count, of, limit, Looks::Many(1)), often, "{count} of {of}");
         }
     }
 
@@ -142,7 +146,7 @@ mod tests {
             let mut errors = 0;
             let alarm = (1..=responses).any(|n| {
                 errors += u64::from(random() < share);
-                n >= 20 && compare(errors, n, limit, Looks::Many) == Standing::Beyond
+                n >= 20 && compare(errors, n, limit, Looks::Many(1)) == Standing::Beyond
             });
             alarms + u32::from(alarm)
         })
@@ -166,7 +170,7 @@ mod tests {
             of in 1u64..2000, part in 0.0f64..1.0, limit in 0.0f64..=1.0, many in any::<bool>()
         ) {
             let count = (of as f64 * part) as u64;
-            let looks = if many { Looks::Many } else { Looks::One };
+            let looks = if many { Looks::Many(1) } else { Looks::One };
             let now = compare(count, of, limit, looks);
             prop_assert!(compare(count + 1, of, limit, looks) >= now, "instead of a good one");
             prop_assert!(compare(count + 1, of + 1, limit, looks) >= now, "one more");

@@ -6,13 +6,15 @@ use super::times::Times;
 
 /// What a release has done.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Figures {
+pub(super) struct Figures {
     /// Requests that were answered, or that fell back because they were not.
     pub(super) responses: u64,
     /// Those of them that were answered with a status of 5xx, or fell back.
     pub(super) errors: u64,
     /// Attempts to connect that failed.
     pub(super) connect_failures: u64,
+    /// Requests that wait for their answer at the end of the time.
+    pub(super) waiting: u64,
     /// How long responses took.
     pub(super) times: Times,
 }
@@ -27,6 +29,7 @@ impl From<&Release> for Figures {
             responses: answered.saturating_add(release.fallbacks),
             errors: r.server_error.saturating_add(release.fallbacks),
             connect_failures: release.connect_failures,
+            waiting: release.in_flight.requests,
             times: Times::from(&release.response_time),
         }
     }
@@ -49,6 +52,7 @@ impl Figures {
             responses: self.responses.checked_sub(before.responses)?,
             errors: self.errors.checked_sub(before.errors)?,
             connect_failures: self.connect_failures.checked_sub(before.connect_failures)?,
+            waiting: self.waiting,
             times: self.times.since(&before.times)?,
         })
     }
@@ -57,6 +61,7 @@ impl Figures {
         self.responses = self.responses.saturating_add(later.responses);
         self.errors = self.errors.saturating_add(later.errors);
         self.connect_failures = self.connect_failures.saturating_add(later.connect_failures);
+        self.waiting = later.waiting;
         self.times.add(&later.times);
     }
 }
@@ -84,6 +89,11 @@ impl Tally {
     pub(super) fn sum(&self) -> &Figures {
         &self.sum
     }
+
+    /// Counts from the last look on.
+    pub(super) fn restart(&mut self) {
+        self.sum = Figures::default();
+    }
 }
 
 #[cfg(test)]
@@ -95,14 +105,14 @@ mod tests {
     fn figures(responses: u64, errors: u64, connect_failures: u64) -> Figures {
         let mut counts = [0; 16];
         counts[3] = responses;
-        Figures { responses, errors, connect_failures, times: times(&counts) }
+        Figures { responses, errors, connect_failures, waiting: 0, times: times(&counts) }
     }
 
     #[test]
     fn what_fell_back_is_an_error() {
         let release: Release = serde_json::from_value(serde_json::json!({
             "name": "v1", "source": "api", "state": "active", "servers": [],
-            "in_flight": {"requests": 3, "upgraded": 0},
+            "in_flight": {"requests": 3, "upgraded": 9},
             "requests": 20,
             "responses": {"1xx": 1, "2xx": 2, "3xx": 3, "4xx": 4, "5xx": 5},
             "connect_failures": 6, "fallbacks": 2,
@@ -111,6 +121,7 @@ mod tests {
         .unwrap();
         let figures = Figures::from(&release);
         assert_eq!((figures.responses, figures.errors, figures.connect_failures), (17, 7, 6));
+        assert_eq!(figures.waiting, 3);
     }
 
     #[test]

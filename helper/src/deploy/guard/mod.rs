@@ -1,12 +1,13 @@
 //! The guard: is a release good that users meet? Judged by NGINX's own figures of it.
 //!
-//! [`watch`] looks at the figures ([`figures`]: responses, errors, failures to connect, times) for as
-//! long as its window lasts, and judges them (`verdict`) against the limits of `[guard]` and against
-//! the old release. A release that has certainly failed ends the window at once; `chance` says what is
-//! certain.
+//! [`watch`] looks at the figures (responses, errors, failures to connect, times) for as
+//! long as its window lasts, and judges them against the limits of `[guard]` and against
+//! the old release. Errors and failures to connect end the window as
+//! soon as they are certainly too many, in all of it or in its last seconds. Times are judged for each
+//! part of the window but the first, in which a release may warm up, and at the end for all of it.
 
 mod chance;
-pub mod figures;
+mod figures;
 mod times;
 mod verdict;
 
@@ -17,14 +18,21 @@ use tokio::time::Instant;
 
 use crate::config::Guard;
 use crate::nginx::{Client, NginxError};
+use chance::Looks;
 use figures::{Figures, Tally};
-use verdict::judge;
+use verdict::{When, judge};
 
 pub use verdict::Verdict;
 
 /// The time between two looks: short against the second within which a bad release is switched away
 /// from, and long against what a look costs NGINX.
 const LOOK: Duration = Duration::from_millis(250);
+
+/// The parts of a window: how long a release that was good before can hide that it is not any more.
+const PART: Duration = Duration::from_secs(5);
+
+/// With so many responses the old release is known well enough for every comparison.
+const ENOUGH: u64 = 300;
 
 /// Somebody else has sent the requests elsewhere while the release was watched: there is nothing to
 /// judge, and nothing to take back.
@@ -39,7 +47,12 @@ pub struct Overruled {
 pub struct Window {
     release: ReleaseName,
     time: Duration,
+    /// In all of it.
     new: Tally,
+    /// In its present part.
+    part: Tally,
+    /// How many parts were before.
+    parts: u32,
     old: Old,
 }
 
@@ -57,8 +70,8 @@ impl Window {
     /// then on is judged, be it before the first look.
     ///
     /// The old release gets no requests any more. What it did between `began`, a state when the deploy
-    /// began, and `before` is what the new one is compared with; if that was less than
-    /// `min_requests`, what it has done since it was made.
+    /// began, and `before` is what the new one is compared with; if that was little, what it has done
+    /// since it was made.
     #[must_use]
     pub fn after_switch(
         release: &ReleaseName,
@@ -70,10 +83,9 @@ impl Window {
         let old = old.map(|old| {
             let all = Figures::of(before, old.as_str());
             let recent = all.since(&Figures::of(began, old.as_str()));
-            if recent.responses >= limits.min_requests { recent } else { all }
+            if recent.responses >= limits.min_requests.max(ENOUGH) { recent } else { all }
         });
-        let new = Tally::from(Figures::of(before, release.as_str()));
-        Self { release: release.clone(), time: limits.time, new, old: Old::Before(old) }
+        Self::new(release, before, limits.time, Old::Before(old))
     }
 
     /// A step of a canary that lasts so long. `before` is NGINX's state just before the release got its
@@ -85,9 +97,13 @@ impl Window {
         before: &Upstream,
         time: Duration,
     ) -> Self {
-        let from = |release: &ReleaseName| Tally::from(Figures::of(before, release.as_str()));
-        let old = Old::Meanwhile(old.clone(), from(old));
-        Self { release: release.clone(), time, new: from(release), old }
+        let tally = Tally::from(Figures::of(before, old.as_str()));
+        Self::new(release, before, time, Old::Meanwhile(old.clone(), tally))
+    }
+
+    fn new(release: &ReleaseName, before: &Upstream, time: Duration, old: Old) -> Self {
+        let new = Tally::from(Figures::of(before, release.as_str()));
+        Self { release: release.clone(), time, part: new.clone(), new, parts: 0, old }
     }
 
     /// Takes NGINX's state as it is now in.
@@ -103,19 +119,45 @@ impl Window {
         if !is_so {
             return Err(Overruled { active: active.cloned() });
         }
-        self.new.look(Figures::of(state, self.release.as_str()));
+        let figures = Figures::of(state, self.release.as_str());
+        self.part.look(figures.clone());
+        self.new.look(figures);
         if let Old::Meanwhile(old, tally) = &mut self.old {
             tally.look(Figures::of(state, old.as_str()));
         }
         Ok(())
     }
 
-    fn judge(&self, limits: &Guard, is_over: bool) -> Option<Verdict> {
+    /// Judges what is known, so long after the beginning.
+    fn judge(&mut self, limits: &Guard, elapsed: Duration) -> Option<Verdict> {
         let old = match &self.old {
             Old::Before(figures) => figures.as_ref(),
             Old::Meanwhile(_, tally) => Some(tally.sum()),
         };
-        judge(limits, self.new.sum(), old, is_over)
+        if elapsed >= self.time {
+            return judge(limits, self.new.sum(), old, When::Over);
+        }
+        // The whole, and each part.
+        let counts = self.time.div_duration_f64(PART).ceil() as u32;
+        let looks = Looks::Many(counts.saturating_add(1));
+        // After a time without a look, more than one may be over.
+        let now = u32::try_from(elapsed.as_secs() / PART.as_secs()).unwrap_or(u32::MAX);
+        let is_over = now > self.parts;
+        let of_part = match is_over && self.parts > 0 {
+            true => When::PartIsOver(looks),
+            false => When::Meanwhile(looks),
+        };
+        let whole = judge(limits, self.new.sum(), old, When::Meanwhile(looks));
+        let part = judge(limits, self.part.sum(), old, of_part);
+        if is_over {
+            self.part.restart();
+            self.parts = now;
+        }
+        let part = part.map(|verdict| match verdict {
+            Verdict::Failed(why) => Verdict::Failed(format!("{why}, in the last {PART:?}")),
+            other => other,
+        });
+        whole.or(part)
     }
 }
 
@@ -152,8 +194,8 @@ pub async fn watch(
     limits: &Guard,
     mut window: Window,
 ) -> Result<Verdict, Overruled> {
-    let end = Instant::now() + window.time;
-    let mut seen = Instant::now();
+    let start = Instant::now();
+    let mut seen = start;
     loop {
         let asked = nginx.state().await;
         let now = Instant::now();
@@ -161,14 +203,20 @@ pub async fn watch(
             Ok(state) => {
                 seen = now;
                 window.look(&state)?;
-                if let Some(verdict) = window.judge(limits, now >= end) {
+                if let Some(verdict) = window.judge(limits, now - start) {
                     return Ok(verdict);
                 }
             }
-            Err(error) if error.is_unreachable() && now - seen < nginx.patience() => {}
+            Err(error) if error.is_unreachable() => {
+                let gone = now - seen;
+                if gone >= nginx.patience() {
+                    let why = format!("NGINX is out of reach for {:.0} s", gone.as_secs_f64());
+                    return Ok(Verdict::Error(format!("{why}: {error}")));
+                }
+            }
             Err(error) => return Ok(Verdict::Error(error.to_string())),
         }
-        let left = end.saturating_duration_since(now);
+        let left = window.time.saturating_sub(now - start);
         tokio::time::sleep(if left.is_zero() { LOOK } else { left.min(LOOK) }).await;
     }
 }
@@ -246,12 +294,17 @@ mod tests {
         Window::after_switch(&name("v2"), None, &nothing, &nothing, &Guard::default())
     }
 
+    /// What a job does can go on in any thread.
+    fn sent<T: Send>(job: T) -> T {
+        job
+    }
+
     async fn watched<F: Fn(u64) -> Result<Upstream, NginxError> + Sync>(
         window: Window,
         answer: F,
     ) -> (Script<F>, Result<Verdict, Overruled>) {
         let script = Script::new(answer);
-        let result = watch(&script, &Guard::default(), window).await;
+        let result = sent(watch(&script, &Guard::default(), window)).await;
         (script, result)
     }
 
@@ -264,7 +317,7 @@ mod tests {
         assert!(matches!(verdict, Verdict::Successful(_)), "{verdict}");
         assert_eq!(
             verdict.to_string().split(" (").next(),
-            Some("successful: 30 of 3000 responses are errors")
+            Some("successful: 30 errors in 3000 responses")
         );
         assert_eq!(script.elapsed(), 30_000);
         assert!(script.looks.load(Ordering::SeqCst) <= 30 * 4 + 1);
@@ -285,6 +338,56 @@ mod tests {
         let verdict = result.unwrap();
         assert!(matches!(verdict, Verdict::Failed(_)), "{verdict}");
         assert!((10_000..11_000).contains(&script.elapsed()), "{}", script.elapsed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn p8_a_release_that_was_good_for_long_cannot_hide_that_it_is_not_any_more() {
+        // 100 requests a second for ten minutes; two seconds before its end each is an error.
+        let turns = 598_000;
+        let before = upstream("v1", None, &[]);
+        let (new, old) = (name("v2"), name("v1"));
+        let window = Window::canary(&new, &old, &before, Duration::from_secs(600));
+        let (script, result) = watched(window, |ms| {
+            let errors = ms.saturating_sub(turns) / 10;
+            Ok(upstream("v1", Some("v2"), &[release("v1", 0, 0), release("v2", ms / 10, errors)]))
+        })
+        .await;
+        let Ok(Verdict::Failed(why)) = result else { panic!("{result:?}") };
+        assert!(why.contains("(error_share), in the last 5s"), "{why}");
+        let took = script.elapsed() - turns;
+        assert!(took < 1000, "{took}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_release_may_be_slow_at_first() {
+        // 100 requests a second. The old release answers at once, the new one only after a while.
+        let slow = |ms: u64, quick: u64| {
+            let mut new = release("v2", ms / 10, 0);
+            new["response_time"]["buckets"] = json!([
+                {"le": 0.01, "count": quick}, {"le": 1.0, "count": quick}, {"le": 5.0, "count": ms / 10}
+            ]);
+            let mut old = release("v1", 1000, 0);
+            old["response_time"]["buckets"] = json!([{"le": 0.01, "count": 1000}, {"le": 1.0, "count": 1000}, {"le": 5.0, "count": 1000}]);
+            Ok(upstream("v2", None, &[old, new]))
+        };
+        let before = slow(0, 0).unwrap();
+        let window = |time| {
+            let (new, old) = (name("v2"), name("v1"));
+            let limits = Guard { time: Duration::from_secs(time), ..Guard::default() };
+            Window::after_switch(&new, Some(&old), &before, &before, &limits)
+        };
+        // For three seconds, of seven minutes: less than one in a hundred.
+        let (_, result) = watched(window(420), |ms| slow(ms, ms.saturating_sub(3000) / 10)).await;
+        assert!(matches!(result, Ok(Verdict::Successful(_))), "{result:?}");
+        // For ever.
+        let (script, result) = watched(window(420), |ms| slow(ms, 0)).await;
+        let Ok(Verdict::Failed(why)) = result else { panic!("{result:?}") };
+        assert!(why.contains("99th percentile of its times is 5.0 s"), "{why}");
+        assert_eq!(script.elapsed(), 10_000);
+        // For all of a short window.
+        let (script, result) = watched(window(4), |ms| slow(ms, 0)).await;
+        assert!(matches!(result, Ok(Verdict::Failed(_))), "{result:?}");
+        assert_eq!(script.elapsed(), 4000);
     }
 
     #[tokio::test(start_paused = true)]
@@ -311,7 +414,7 @@ mod tests {
         };
         let (_, result) = watched(switched(), restarts).await;
         let Ok(Verdict::Successful(said)) = result else { panic!("{result:?}") };
-        assert!(said.starts_with("3 of 2075 responses"), "{said}");
+        assert!(said.starts_with("3 errors in 2075 responses "), "{said}");
     }
 
     #[tokio::test(start_paused = true)]
@@ -334,7 +437,7 @@ mod tests {
         })
         .await;
         let Ok(Verdict::Error(why)) = result else { panic!("{result:?}") };
-        assert!(why.contains("reset"), "{why}");
+        assert!(why.contains("out of reach for 10 s: ") && why.contains("reset"), "{why}");
         assert!((14_750..15_000).contains(&script.elapsed()), "{}", script.elapsed());
         // A refusal is none that passes.
         let refusal = || NginxError::Refused(shunt_api::Problem::new(404, "no upstream \"web\""));
@@ -396,8 +499,8 @@ mod tests {
                 other => panic!("{other:?}"),
             }
         };
-        let busy = upstream("v1", None, &[release("v1", 1020, 500)]);
-        let idle = upstream("v1", None, &[release("v1", 1019, 500)]);
+        let busy = upstream("v1", None, &[release("v1", 1300, 500)]);
+        let idle = upstream("v1", None, &[release("v1", 1299, 500)]);
         // As after a restart of NGINX.
         let anew = upstream("v1", None, &[release("v1", 30, 0)]);
         let all = |state: &Upstream| Figures::of(state, "v1");

@@ -49,36 +49,45 @@ impl fmt::Display for Verdict {
     }
 }
 
-/// Judges what the new release has done until now, against what the old one did, if there is one.
-///
-/// Before the window is over there is a verdict only if the release has certainly failed. At its end
-/// there always is one; a release that is above a limit, but not certainly, is inconclusive.
+/// When figures are judged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum When {
+    /// At a look. There is a verdict only if errors, or failures to connect, are certainly too many.
+    Meanwhile(Looks),
+    /// At the end of a part of the window. Its times count, too.
+    PartIsOver(Looks),
+    /// At the end of the window: there is a verdict in any case.
+    Over,
+}
+
+/// Judges what the new release has done, against what the old one did, if there is one.
 pub(super) fn judge(
     limits: &Guard,
     new: &Figures,
     old: Option<&Figures>,
-    is_over: bool,
+    when: When,
 ) -> Option<Verdict> {
-    // Each of them is one too many, however few requests there are.
-    if let Some(limit) = limits.connect_failures
-        && new.connect_failures > limit
-    {
-        let n = new.connect_failures;
-        return Some(Verdict::Failed(format!(
-            "{n} attempts to connect failed, the limit is {limit} (connect_failures)"
-        )));
-    }
+    let (looks, with_times) = match when {
+        When::Meanwhile(looks) => (looks, false),
+        When::PartIsOver(looks) => (looks, true),
+        When::Over => (Looks::One, true),
+    };
     let (n, min) = (new.responses, limits.min_requests);
-    if n < min {
-        let why = format!("{n} responses tell nothing, {min} are needed (min_requests)");
-        return is_over.then_some(Verdict::Inconclusive(why));
-    }
-    let looks = if is_over { Looks::One } else { Looks::Many };
     let old = old.filter(|old| old.responses >= min);
-    let mut findings = vec![error_share(limits, new, looks)];
-    if let Some(old) = old {
-        findings.push(error_share_ratio(limits, new, old, looks));
-        findings.push(p99_ratio(limits, new, old, looks));
+    let mut findings = vec![connect_failures(limits, new)];
+    if let Some(old) = old
+        && with_times
+    {
+        findings.push(unanswered(limits, new, old));
+    }
+    if n >= min {
+        findings.push(error_share(limits, new, looks));
+        if let Some(old) = old {
+            findings.push(error_share_ratio(limits, new, old, looks));
+            if with_times {
+                findings.push(p99_ratio(limits, new, old, looks));
+            }
+        }
     }
     // The worst of them, and the first of those.
     let mut worst = (Standing::Within, String::new());
@@ -89,7 +98,11 @@ pub(super) fn judge(
     }
     match worst {
         (Standing::Beyond, why) => Some(Verdict::Failed(why)),
-        _ if !is_over => None,
+        _ if when != When::Over => None,
+        _ if n < min => Some(Verdict::Inconclusive(format!(
+            "{}, too few to tell: {min} are needed (min_requests)",
+            count(n, "response")
+        ))),
         (Standing::Above, why) => {
             Some(Verdict::Inconclusive(format!("{why}; that is not certain")))
         }
@@ -99,6 +112,32 @@ pub(super) fn judge(
 
 /// Where a figure stands, and what is said of it.
 type Finding = Option<(Standing, String)>;
+
+/// Each of them is one too many, however few requests there are.
+fn connect_failures(limits: &Guard, new: &Figures) -> Finding {
+    let (n, limit) = (new.connect_failures, limits.connect_failures?);
+    let why = format!(
+        "{}, the limit is {limit} (connect_failures)",
+        count(n, "failed attempt to connect")
+    );
+    (n > limit).then_some((Standing::Beyond, why))
+}
+
+/// A release that hangs answers with no errors, and in no time. More wait for it than it has answered,
+/// and many more than had to wait for the old one; where answers are long, as streams are, many wait
+/// for either.
+fn unanswered(limits: &Guard, new: &Figures, old: &Figures) -> Finding {
+    let (waiting, answered, ratio) = (new.waiting, new.responses, limits.p99_ratio?);
+    let hangs = waiting >= limits.min_requests
+        && waiting > answered
+        && waiting as f64 > ratio * old.waiting as f64;
+    let why = format!(
+        "{waiting} requests wait for an answer and {answered} have got one; {} waited for the old \
+         release (p99_ratio)",
+        old.waiting
+    );
+    hangs.then_some((Standing::Beyond, why))
+}
 
 fn error_share(limits: &Guard, new: &Figures, looks: Looks) -> Finding {
     let limit = limits.error_share?;
@@ -115,7 +154,7 @@ fn error_share_ratio(limits: &Guard, new: &Figures, old: &Figures, looks: Looks)
     let limit = (ratio * largest(old.errors, old.responses)).min(1.0);
     let standing = compare(new.errors, new.responses, limit, looks);
     let why = format!(
-        "{}, more than {ratio} times as many as of the old release: {} (error_share_ratio)",
+        "{}, more than {ratio} times the share of the old release: {} (error_share_ratio)",
         errors(new),
         errors(old)
     );
@@ -160,7 +199,12 @@ fn summary(new: &Figures) -> String {
 fn errors(figures: &Figures) -> String {
     let (errors, responses) = (figures.errors, figures.responses);
     let share = Percent(errors as f64 / responses.max(1) as f64);
-    format!("{errors} of {responses} responses are errors ({share})")
+    format!("{} in {} ({share})", count(errors, "error"), count(responses, "response"))
+}
+
+/// So many of something, as one reads it.
+fn count(n: u64, what: &str) -> String {
+    if n == 1 { format!("1 {what}") } else { format!("{n} {what}s") }
 }
 
 /// A share as people read it.
@@ -193,12 +237,14 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    const PART: When = When::PartIsOver(Looks::Many(1));
+
     /// So many responses within 10 ms, and so many within 50, 200 and 500 ms.
     fn figures(counts: [u64; 4], errors: u64) -> Figures {
         let mut all = [0; 16];
         [all[3], all[5], all[7], all[8]] = counts;
         let responses = counts.iter().sum();
-        Figures { responses, errors, connect_failures: 0, times: times(&all) }
+        Figures { responses, errors, connect_failures: 0, waiting: 0, times: times(&all) }
     }
 
     fn quick(responses: u64, errors: u64) -> Figures {
@@ -206,11 +252,11 @@ mod tests {
     }
 
     fn judged(new: &Figures, old: Option<&Figures>) -> [String; 2] {
-        let said = |is_over| {
-            let verdict = judge(&Guard::default(), new, old, is_over);
+        let said = |when| {
+            let verdict = judge(&Guard::default(), new, old, when);
             verdict.map_or_else(|| "not yet".to_owned(), |verdict| verdict.to_string())
         };
-        [said(false), said(true)]
+        [said(PART), said(When::Over)]
     }
 
     #[track_caller]
@@ -222,7 +268,7 @@ mod tests {
 
     #[test]
     fn a_release_without_errors_is_good_at_the_end() {
-        let good = "successful: 0 of 40 responses are errors (0 %), 99th percentile 10.0 ms";
+        let good = "successful: 0 errors in 40 responses (0 %), 99th percentile 10.0 ms";
         for old in [None, Some(&quick(1000, 0))] {
             assert_judged(&quick(40, 0), old, "not yet", good);
         }
@@ -230,33 +276,23 @@ mod tests {
 
     #[test]
     fn few_responses_tell_nothing_but_no_connection_may_fail() {
-        let why = "inconclusive: 19 responses tell nothing, 20 are needed (min_requests)";
+        let why = "inconclusive: 19 responses, too few to tell: 20 are needed (min_requests)";
         assert_judged(&quick(19, 19), None, "not yet", why);
         let failed = Figures { connect_failures: 1, ..quick(1, 0) };
-        let why = "failed: 1 attempts to connect failed, the limit is 0 (connect_failures)";
+        let why = "failed: 1 failed attempt to connect, the limit is 0 (connect_failures)";
         assert_judged(&failed, None, why, why);
         let limits = Guard { connect_failures: Some(1), ..Guard::default() };
-        assert_eq!(judge(&limits, &failed, None, false), None);
+        assert_eq!(judge(&limits, &failed, None, PART), None);
     }
 
     #[test]
     fn errors_count_when_they_are_no_chance() {
-        assert_judged(
-            &quick(20, 1),
-            None,
-            "not yet",
-            "successful: 1 of 20 responses are errors (5 %",
-        );
-        let why = "inconclusive: 2 of 20 responses are errors (10 %), the limit is 5 % (error_share); \
+        assert_judged(&quick(20, 1), None, "not yet", "successful: 1 error in 20 responses (5 %");
+        let why = "inconclusive: 2 errors in 20 responses (10 %), the limit is 5 % (error_share); \
                    that is not certain";
         assert_judged(&quick(20, 2), None, "not yet", why);
-        assert_judged(
-            &quick(20, 4),
-            None,
-            "not yet",
-            "failed: 4 of 20 responses are errors (20 %)",
-        );
-        assert_judged(&quick(20, 20), None, "failed: 20 of 20", "failed: 20 of 20");
+        assert_judged(&quick(20, 4), None, "not yet", "failed: 4 errors in 20 responses (20 %)");
+        assert_judged(&quick(20, 20), None, "failed: 20 errors in 20", "failed: 20 errors in 20");
     }
 
     #[test]
@@ -264,9 +300,9 @@ mod tests {
         let old = quick(10_000, 10);
         // Below the limit of 5 %.
         assert_judged(&quick(1000, 2), Some(&old), "not yet", "successful");
-        assert_judged(&quick(1000, 5), Some(&old), "not yet", "inconclusive: 5 of 1000");
-        let why = "failed: 30 of 1000 responses are errors (3 %), more than 2 times as many as of the \
-                   old release: 10 of 10000 responses are errors (0.1 %) (error_share_ratio)";
+        assert_judged(&quick(1000, 5), Some(&old), "not yet", "inconclusive: 5 errors in 1000");
+        let why = "failed: 30 errors in 1000 responses (3 %), more than 2 times the share of the old \
+                   release: 10 errors in 10000 responses (0.1 %) (error_share_ratio)";
         assert_judged(&quick(1000, 30), Some(&old), why, why);
         // One that had none yet does not make a few a multiple.
         assert_judged(&quick(1000, 4), Some(&quick(100_000, 0)), "not yet", "successful");
@@ -285,6 +321,8 @@ mod tests {
         let why = "failed: the 99th percentile of its times is 470 ms, more than 2 times that of the \
                    old release: 47 ms (p99_ratio)";
         assert_judged(&slow, Some(&old), why, why);
+        let meanwhile = When::Meanwhile(Looks::Many(1));
+        assert_eq!(judge(&Guard::default(), &slow, Some(&old), meanwhile), None);
         // How times are spread in a bucket is not known: 49 ms and 51 ms are in neighbouring ones, and
         // so are 21 ms and 99 ms.
         let mut neighbours = [0; 16];
@@ -299,6 +337,33 @@ mod tests {
     }
 
     #[test]
+    fn a_release_that_hangs_is_noticed() {
+        let hangs = Figures { waiting: 500, ..quick(3, 0) };
+        let old = Figures { waiting: 10, ..quick(1000, 0) };
+        let why = "failed: 500 requests wait for an answer and 3 have got one; 10 waited for the old \
+                   release (p99_ratio)";
+        assert_judged(&hangs, Some(&old), why, why);
+        assert_eq!(judge(&Guard::default(), &hangs, Some(&old), When::Meanwhile(Looks::One)), None);
+        // Many streams are open in either, more are answered than wait, there are few, and nobody knows
+        // how it was.
+        let streams = Figures { waiting: 250, ..quick(1000, 0) };
+        assert_judged(&hangs, Some(&streams), "not yet", "inconclusive: 3 responses, too few");
+        assert_judged(
+            &Figures { waiting: 500, ..quick(500, 0) },
+            Some(&old),
+            "not yet",
+            "successful",
+        );
+        assert_judged(
+            &Figures { waiting: 19, ..quick(3, 0) },
+            Some(&old),
+            "not yet",
+            "inconclusive",
+        );
+        assert_judged(&hangs, None, "not yet", "inconclusive");
+    }
+
+    #[test]
     fn what_is_off_does_not_count() {
         let off = Guard {
             error_share: None,
@@ -307,8 +372,9 @@ mod tests {
             p99_ratio: None,
             ..Guard::default()
         };
-        let worst = Figures { connect_failures: 9, ..figures([0, 0, 0, 1000], 1000) };
-        let verdict = judge(&off, &worst, Some(&quick(1000, 0)), true).unwrap();
+        let bad = figures([0, 0, 0, 1000], 1000);
+        let worst = Figures { connect_failures: 9, waiting: 9999, ..bad };
+        let verdict = judge(&off, &worst, Some(&quick(1000, 0)), When::Over).unwrap();
         assert!(matches!(verdict, Verdict::Successful(_)), "{verdict}");
     }
 
@@ -336,9 +402,10 @@ mod tests {
             counts in prop::array::uniform4(prop_oneof![0u64..10, 0u64..3000]),
             part in prop_oneof![0.0f64..0.1, 0.0f64..=1.0],
             connect_failures in prop_oneof![4 => Just(0u64), 1 => 0u64..4],
+            waiting in prop_oneof![0u64..10, 0u64..3000],
         ) -> Figures {
             let errors = (counts.iter().sum::<u64>() as f64 * part) as u64;
-            Figures { connect_failures, ..figures(counts, errors) }
+            Figures { connect_failures, waiting, ..figures(counts, errors) }
         }
     }
 
@@ -358,22 +425,28 @@ mod tests {
         }
     }
 
+    fn any_time() -> impl Strategy<Value = When> {
+        prop_oneof![Just(When::Meanwhile(Looks::Many(7))), Just(PART), Just(When::Over)]
+    }
+
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(2000))]
+        #![proptest_config(ProptestConfig::with_cases(500))]
 
         #[test]
         fn worse_figures_never_make_a_better_verdict(
             limits in any_limits(), new in any_figures(), old in prop::option::of(any_figures()),
-            is_over in any::<bool>(), more in 1u64..50,
+            when in any_time(), more in 1u64..50,
         ) {
             let old = old.as_ref();
-            let now = rank(judge(&limits, &new, old, is_over));
-            let worse = |figures: &Figures| rank(judge(&limits, figures, old, is_over));
+            let now = rank(judge(&limits, &new, old, when));
+            let worse = |figures: &Figures| rank(judge(&limits, figures, old, when));
             let errors = Figures { errors: (new.errors + more).min(new.responses), ..new.clone() };
             prop_assert!(worse(&errors) >= now, "errors instead of good responses");
             let failures = new.connect_failures + more;
             let failures = Figures { connect_failures: failures, ..new.clone() };
             prop_assert!(worse(&failures) >= now, "more failures to connect");
+            let waiting = Figures { waiting: new.waiting + more, ..new.clone() };
+            prop_assert!(worse(&waiting) >= now, "more that wait");
             // One bucket further each.
             let times = later(&new.times);
             prop_assert!(worse(&Figures { times, ..new.clone() }) >= now, "slower");
@@ -382,18 +455,18 @@ mod tests {
         #[test]
         fn more_errors_never_make_a_better_verdict_either(
             limits in any_limits(), new in any_figures(), old in prop::option::of(any_figures()),
-            is_over in any::<bool>(), more in 1u64..50,
+            when in any_time(), more in 1u64..50,
         ) {
-            // More responses of any kind can make a release faster.
+            // More responses of any kind can make a release faster, or one that does not hang.
             let limits = Guard { p99_ratio: None, ..limits };
-            let now = rank(judge(&limits, &new, old.as_ref(), is_over));
+            let now = rank(judge(&limits, &new, old.as_ref(), when));
             let had = new.responses;
             let more = Figures {
                 responses: new.responses + more, errors: new.errors + more, ..new
             };
             // As long as there were too few, nothing was told but that.
             if now == 2 || had >= limits.min_requests {
-                prop_assert!(rank(judge(&limits, &more, old.as_ref(), is_over)) >= now);
+                prop_assert!(rank(judge(&limits, &more, old.as_ref(), when)) >= now);
             }
         }
 
@@ -401,21 +474,21 @@ mod tests {
         fn what_is_early_called_bad_is_bad_at_the_end(
             limits in any_limits(), new in any_figures(), old in prop::option::of(any_figures()),
         ) {
-            match judge(&limits, &new, old.as_ref(), false) {
+            match judge(&limits, &new, old.as_ref(), PART) {
                 None => {}
                 Some(Verdict::Failed(_)) => {
-                    let at_the_end = judge(&limits, &new, old.as_ref(), true);
+                    let at_the_end = judge(&limits, &new, old.as_ref(), When::Over);
                     prop_assert!(matches!(at_the_end, Some(Verdict::Failed(_))));
                 }
                 other => prop_assert!(false, "{:?}", other),
             }
-            prop_assert!(judge(&limits, &new, old.as_ref(), true).is_some());
+            prop_assert!(judge(&limits, &new, old.as_ref(), When::Over).is_some());
         }
 
         #[test]
         fn a_release_that_is_as_the_old_one_is_good(limits in any_limits(), old in any_figures()) {
             let limits = Guard { error_share: None, connect_failures: None, ..limits };
-            let verdict = judge(&limits, &old, Some(&old), true).unwrap();
+            let verdict = judge(&limits, &old, Some(&old), When::Over).unwrap();
             let known = old.responses >= limits.min_requests;
             prop_assert_eq!(matches!(verdict, Verdict::Successful(_)), known, "{}", verdict);
         }
