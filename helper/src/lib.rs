@@ -12,6 +12,7 @@ pub mod daemon;
 pub mod deploy;
 pub mod endpoint;
 pub mod health;
+pub mod hook;
 pub mod nginx;
 pub mod program;
 pub mod request;
