@@ -14,6 +14,7 @@ pub mod endpoint;
 pub mod health;
 pub mod hook;
 pub mod nginx;
+pub mod notify;
 pub mod program;
 pub mod request;
 pub mod runner;
