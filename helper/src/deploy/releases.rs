@@ -1,10 +1,11 @@
-//! An application's folder: `releases/<id>`, `current`, `log/<id>.log`.
+//! An application's folder: `releases/<id>`, `current`, `log/<id>.log`, `log/<id>+hooks.log`.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
 use shunt_api::ReleaseName;
 
+use crate::hook;
 use crate::source::folder;
 
 /// The folder of an application.
@@ -86,16 +87,19 @@ impl Releases {
         let out = to_remove(&names, keep, in_use);
         for release in &out {
             folder::remove(&self.of(release))?;
-            match std::fs::remove_file(self.log(release)) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
+            for log in [self.log(release), hook::log(&self.root, release)] {
+                match std::fs::remove_file(log) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                    _ => {}
+                }
             }
         }
         self.prune_logs(keep)?;
         Ok(out)
     }
 
-    /// Removes logs of releases that are no more, as of refused ones, but for the latest `keep`.
+    /// Removes logs of releases that are no more, as of refused ones, but for the latest `keep` of
+    /// either kind.
     ///
     /// # Errors
     ///
@@ -105,18 +109,26 @@ impl Releases {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             entries => entries?,
         };
-        let mut found = Vec::new();
+        let (mut own, mut of_hooks) = (Vec::new(), Vec::new());
         for entry in entries {
             let entry = entry?;
             let name = entry.file_name();
-            let name = name.to_str().and_then(|n| ReleaseName::new(n.strip_suffix(".log")?).ok());
-            if name.is_some_and(|name| !self.of(&name).exists()) {
+            let Some(name) = name.to_str() else { continue };
+            let (release, found) = match name.strip_suffix(hook::SUFFIX) {
+                Some(release) => (Some(release), &mut of_hooks),
+                None => (name.strip_suffix(".log"), &mut own),
+            };
+            let release = release.and_then(|release| ReleaseName::new(release).ok());
+            if release.is_some_and(|release| !self.of(&release).exists()) {
                 found.push((entry.metadata()?.modified()?, entry.path()));
             }
         }
-        found.sort();
-        let too_many = found.len().saturating_sub(keep);
-        found.iter().take(too_many).try_for_each(|(_, log)| std::fs::remove_file(log))
+        for found in [&mut own, &mut of_hooks] {
+            found.sort();
+            let too_many = found.len().saturating_sub(keep);
+            found.iter().take(too_many).try_for_each(|(_, log)| std::fs::remove_file(log))?;
+        }
+        Ok(())
     }
 }
 
@@ -186,13 +198,18 @@ mod tests {
         let releases = Releases::new(tmp.path());
         std::fs::create_dir_all(releases.of(&name(0))).unwrap();
         std::fs::create_dir(tmp.path().join("log")).unwrap();
+        let of_hooks = |i| hook::log(tmp.path(), &name(i));
         for i in 0..5 {
-            let log = std::fs::File::create(releases.log(&name(i))).unwrap();
-            let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1000 + i as u64);
-            log.set_modified(time).unwrap();
+            for log in [releases.log(&name(i)), of_hooks(i)] {
+                let log = std::fs::File::create(log).unwrap();
+                let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1000 + i as u64);
+                log.set_modified(time).unwrap();
+            }
         }
         releases.prune_logs(2).unwrap();
         let left: Vec<_> = (0..5).filter(|i| releases.log(&name(*i)).exists()).collect();
+        assert_eq!(left, [0, 3, 4]);
+        let left: Vec<_> = (0..5).filter(|i| of_hooks(*i).exists()).collect();
         assert_eq!(left, [0, 3, 4]);
     }
 

@@ -133,7 +133,19 @@ pub(super) fn unpack(
 ) -> Result<Option<String>, ArchiveError> {
     let left = Rc::new(Cell::new(HEADER));
     let mut archive = tar::Archive::new(Bounded { inner: reader, left: left.clone() });
-    let mut unpack = Unpack { partial, strip, last: None };
+    let comment = entries(&mut archive, &left, &mut Unpack { partial, strip, last: None })?;
+    // The checksum of whatever has compressed it stands at the end of that.
+    left.set(PADDING);
+    io::copy(&mut archive.into_inner(), &mut io::sink()).map_err(ArchiveError::Broken)?;
+    Ok(comment)
+}
+
+/// Unpacks every entry; gives what [`unpack`] does.
+fn entries<R: Read>(
+    archive: &mut tar::Archive<Bounded<R>>,
+    left: &Cell<u64>,
+    unpack: &mut Unpack<'_>,
+) -> Result<Option<String>, ArchiveError> {
     let mut comment = None;
     let mut entries = archive.entries().map_err(ArchiveError::Broken)?;
     loop {
@@ -150,10 +162,6 @@ pub(super) fn unpack(
             ArchiveError::Entry { name, error }
         })?;
     }
-    drop(entries);
-    // What packs it has a checksum at its end.
-    left.set(PADDING);
-    io::copy(&mut archive.into_inner(), &mut io::sink()).map_err(ArchiveError::Broken)?;
     Ok(comment)
 }
 

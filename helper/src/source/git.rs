@@ -21,6 +21,9 @@ use crate::program::{Lines, ProgramError, Why};
 const DEPTH: usize = 10;
 const SUBMODULES: usize = 200;
 
+/// How the name of a submodule's copy begins.
+const SUBMODULE: &[u8] = b"submodule-";
+
 /// The shortest beginning of a commit's hash.
 const SHORTEST: usize = 7;
 
@@ -155,9 +158,20 @@ pub(super) async fn fetch(
     }
 }
 
+/// Whether something is missing in a kept copy, or in that of a submodule.
 async fn is_damaged(git: &Git<'_>) -> bool {
     let args = ["fsck", "--connectivity-only", "--no-dangling", "--no-progress"];
-    git.run(git.folder(), &args, None, &mut |_| {}).await.is_err()
+    let inner = std::fs::read_dir(git.folder()).into_iter().flatten();
+    let inner = inner.filter_map(|entry| Some(entry.ok()?.path()));
+    let inner = inner.filter(|path| {
+        path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(SUBMODULE))
+    });
+    for copy in std::iter::once(git.folder().to_owned()).chain(inner) {
+        if git.run(&copy, &args, None, &mut |_| {}).await.is_err() {
+            return true;
+        }
+    }
+    false
 }
 
 async fn attempt(
@@ -336,8 +350,7 @@ impl<'a> Part<'a> {
             let url = urls.get(&path).ok_or_else(|| GitError::NoUrl { path: whole.clone() })?;
             let url = copy.url.join(url);
             let url = url.map_err(|why| GitError::Submodule { path: whole.clone(), why })?;
-            // A copy of its own, where no branch's name can lead to.
-            let folder = copy.git.folder().join("submodules").join(folder_of(&url));
+            let folder = copy.git.folder().join(folder_of(&url));
             let inner = Copy { git: copy.git, folder, url };
             inner.init().await?;
             let commit = commit.parse::<Reference>().map_err(|_| GitError::Submodules)?;
@@ -375,8 +388,8 @@ fn urls(answer: &[u8]) -> BTreeMap<String, String> {
     paths.into_iter().filter_map(|(name, path)| Some((path, urls.remove(&name)?))).collect()
 }
 
-/// A name for the copy of a submodule.
+/// A name for the copy of a submodule, which lies in that of the main repository.
 fn folder_of(url: &GitUrl) -> String {
     let sum = super::checksum::Sha256::of(url.as_str().as_bytes());
-    format!("{sum}.git")
+    format!("{}{sum}.git", SUBMODULE.escape_ascii())
 }
