@@ -28,20 +28,17 @@ impl Place {
 
     fn blocks(self) -> Range<usize> {
         let first = (self.0 >> 32) as usize;
-        first..first + self.bytes().div_ceil(BLOCK * 8)
+        first..first + blocks(self.bytes())
     }
 }
 
-/// Stores a text in free blocks. Under the lock.
-///
-/// # Errors
-///
-/// [`ZoneError::NoBlocks`].
-pub(crate) fn store(zone: &Zone<'_>, text: &[u8]) -> Result<Place, ZoneError> {
-    let full = || ZoneError::NoBlocks { bytes: text.len() };
-    let length = u32::try_from(text.len()).map_err(|_| full())?;
-    let needed = text.len().div_ceil(BLOCK * 8);
-    let mut taken: Vec<Range<usize>> = zone.places().map(Place::blocks).collect();
+/// How many blocks so many bytes take.
+pub(crate) fn blocks(bytes: usize) -> usize {
+    bytes.div_ceil(BLOCK * 8)
+}
+
+/// The first run of so many free blocks.
+fn find(zone: &Zone<'_>, taken: &mut [Range<usize>], needed: usize) -> Option<usize> {
     taken.sort_by_key(|run| run.start);
     let mut first = 0;
     for run in taken {
@@ -50,8 +47,29 @@ pub(crate) fn store(zone: &Zone<'_>, text: &[u8]) -> Result<Place, ZoneError> {
         }
         first = first.max(run.end);
     }
-    if first + needed > zone.layout().blocks {
-        return Err(full());
+    (first + needed <= zone.layout().blocks).then_some(first)
+}
+
+/// Stores a text in free blocks, in place of `old` when it is published. Under the lock.
+///
+/// A text that is longer than the old one must leave room for the longest of all: otherwise the zone
+/// could become so full that nothing can be deleted.
+///
+/// # Errors
+///
+/// [`ZoneError::NoBlocks`].
+pub(crate) fn store(zone: &Zone<'_>, text: &[u8], old: Option<Place>) -> Result<Place, ZoneError> {
+    let full = || ZoneError::NoBlocks { bytes: text.len() };
+    let length = u32::try_from(text.len()).map_err(|_| full())?;
+    let needed = blocks(text.len());
+    let mut taken: Vec<Range<usize>> = zone.places().map(Place::blocks).collect();
+    let first = find(zone, &mut taken, needed).ok_or_else(full)?;
+    if old.is_none_or(|old| old.bytes() < text.len()) {
+        let old = old.map(Place::blocks);
+        taken.retain(|run| Some(run) != old.as_ref());
+        taken.push(first..first + needed);
+        let longest = taken.iter().map(Range::len).max().unwrap_or(0);
+        find(zone, &mut taken, longest).ok_or_else(full)?;
     }
     let at = zone.layout().arena(first..first + needed);
     for (word, bytes) in zone.words()[at].iter().zip(text.chunks(8)) {

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use rustix::fs::Uid;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use shunt_api::{
@@ -14,7 +15,9 @@ use crate::clock;
 use crate::metrics;
 use crate::record::State;
 use crate::show;
+use crate::size;
 use crate::snapshot::{Saved, Snapshot, SnapshotError};
+use crate::table::Table;
 use crate::zone::{Zone, ZoneError};
 
 /// An upstream that the API serves.
@@ -112,9 +115,7 @@ fn of_zone(error: &ZoneError) -> Problem {
         ZoneError::NoIndex(_) | ZoneError::Retired => 409,
         ZoneError::TooSmall | ZoneError::Foreign | ZoneError::Damaged(_) => 500,
     };
-    let advice =
-        if status == 507 { "; delete releases, or give shunt_zone a larger size" } else { "" };
-    Problem::new(status, format!("{error}{advice}"))
+    Problem::new(status, error.to_string())
 }
 
 fn of_snapshot(error: &SnapshotError) -> Problem {
@@ -149,18 +150,19 @@ fn matches(if_match: &str, generation: u32) -> Result<bool, Problem> {
 }
 
 impl ServedZone<'_> {
-    /// Writes the state file for all upstreams of the zone as they are.
+    /// Writes the state file for all upstreams of the zone as they are; it belongs to `owner` then.
     ///
     /// # Errors
     ///
     /// [`SnapshotError`].
-    pub fn save(&self) -> Result<Option<SnapshotError>, SnapshotError> {
-        self.persist(None)
+    pub fn save(&self, owner: Option<Uid>) -> Result<Option<SnapshotError>, SnapshotError> {
+        self.persist(None, owner)
     }
 
     fn persist(
         &self,
         next: Option<(usize, &State)>,
+        owner: Option<Uid>,
     ) -> Result<Option<SnapshotError>, SnapshotError> {
         let Some(path) = self.state_file else { return Ok(None) };
         let mut saved = Vec::new();
@@ -174,7 +176,7 @@ impl ServedZone<'_> {
                 }
             }
         }
-        Snapshot::new(saved).write(path)
+        Snapshot::new(saved).write(path, owner)
     }
 }
 
@@ -369,7 +371,7 @@ impl Service<'_> {
         let upstream = self.record(served)?;
         let mut supply = FromZone { zone: self.zone(served)?, upstream, taken: None };
         let next = change::put(state, release, spec, served.backup, &mut supply)
-            .map_err(|e| of_zone(&e))?
+            .map_err(|e| self.refuse(served, &e, &state.table.with(release, spec)))?
             .map_err(|e| of_change(&e))?;
         let Some(next) = next else { return self.reply_state(served, 200, state) };
         let notice = self.publish(served, &next)?;
@@ -433,10 +435,30 @@ impl Service<'_> {
     fn publish(&self, served: &Served, next: &State) -> Result<Option<String>, Problem> {
         let record = self.record(served)?;
         let served_zone = self.served_zone(served)?;
-        let prepared = served_zone.zone.prepare(record, next).map_err(|e| of_zone(&e))?;
-        let unsure = served_zone.persist(Some((record, next))).map_err(|e| of_snapshot(&e))?;
+        let prepared = served_zone.zone.prepare(record, next);
+        let prepared = prepared.map_err(|e| self.refuse(served, &e, &next.table))?;
+        let unsure =
+            served_zone.persist(Some((record, next)), None).map_err(|e| of_snapshot(&e))?;
         prepared.publish();
         Ok(unsure.map(|error| format!("after a power loss the change may be gone: {error}")))
+    }
+
+    /// The problem for a zone that cannot take this table. One that is full is told the size that
+    /// would do.
+    fn refuse(&self, served: &Served, error: &ZoneError, table: &Table) -> Problem {
+        let problem = of_zone(error);
+        let Some(zone) = self.zones.get(served.zone).filter(|_| problem.status == 507) else {
+            return problem;
+        };
+        let others = zone.zone.states().flatten().filter(|(at, _)| Some(*at) != served.record);
+        let tables: Vec<Table> =
+            others.map(|(_, s)| (*s.table).clone()).chain([table.clone()]).collect();
+        let size = size::that_would_do(zone.zone.bytes(), zone.zone.layout().workers, &tables);
+        let larger = size.map_or_else(
+            || "give its upstreams several zones".to_owned(),
+            |size| format!("give it {} and reload", size::directive(zone.name, size)),
+        );
+        Problem::new(507, format!("{error}; delete releases, or {larger}"))
     }
 
     fn index(&self, writable: bool) -> Index {

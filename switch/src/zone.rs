@@ -143,6 +143,12 @@ impl<'z> Zone<'z> {
         &self.words[at]
     }
 
+    /// Its size in bytes.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        size_of_val(self.words)
+    }
+
     pub(crate) fn words(&self) -> &'z [AtomicU64] {
         self.words
     }
