@@ -37,17 +37,21 @@ pub(crate) fn blocks(bytes: usize) -> usize {
     bytes.div_ceil(BLOCK * 8)
 }
 
-/// The first run of so many free blocks.
-fn find(zone: &Zone<'_>, taken: &mut [Range<usize>], needed: usize) -> Option<usize> {
+/// The runs of free blocks between those that are taken.
+fn gaps(zone: &Zone<'_>, mut taken: Vec<Range<usize>>) -> Vec<Range<usize>> {
     taken.sort_by_key(|run| run.start);
+    let mut gaps = Vec::new();
     let mut first = 0;
     for run in taken {
-        if run.start >= first + needed {
-            break;
+        if run.start > first {
+            gaps.push(first..run.start);
         }
         first = first.max(run.end);
     }
-    (first + needed <= zone.layout().blocks).then_some(first)
+    if first < zone.layout().blocks {
+        gaps.push(first..zone.layout().blocks);
+    }
+    gaps
 }
 
 /// Stores a text in free blocks, in place of `old` when it is published. Under the lock.
@@ -63,13 +67,22 @@ pub(crate) fn store(zone: &Zone<'_>, text: &[u8], old: Option<Place>) -> Result<
     let length = u32::try_from(text.len()).map_err(|_| full())?;
     let needed = blocks(text.len());
     let mut taken: Vec<Range<usize>> = zone.places().map(Place::blocks).collect();
-    let first = find(zone, &mut taken, needed).ok_or_else(full)?;
-    if old.is_none_or(|old| old.bytes() < text.len()) {
-        let old = old.map(Place::blocks);
-        taken.retain(|run| Some(run) != old.as_ref());
-        taken.push(first..first + needed);
-        let longest = taken.iter().map(Range::len).max().unwrap_or(0);
-        find(zone, &mut taken, longest).ok_or_else(full)?;
+    let mut room = gaps(zone, taken.clone());
+    room.retain(|gap| gap.len() >= needed);
+    let (Some(lowest), Some(highest)) = (room.first(), room.last()) else { return Err(full()) };
+    if let Some(old) = old.map(Place::blocks) {
+        taken.retain(|run| *run != old);
+    }
+    let longest = taken.iter().map(Range::len).chain([needed]).max().unwrap_or(0);
+    // Where it leaves the longest run, once the old one is free.
+    let left = |first: usize| {
+        let taken = taken.iter().cloned().chain([first..first + needed]).collect();
+        gaps(zone, taken).iter().map(Range::len).max().unwrap_or(0)
+    };
+    let (low, high) = (lowest.start, highest.end - needed);
+    let (first, left) = if left(high) > left(low) { (high, left(high)) } else { (low, left(low)) };
+    if old.is_none_or(|old| old.bytes() < text.len()) && left < longest {
+        return Err(full());
     }
     let at = zone.layout().arena(first..first + needed);
     for (word, bytes) in zone.words()[at].iter().zip(text.chunks(8)) {

@@ -490,6 +490,7 @@ mod tests {
     use crate::table::Member;
     use crate::worker::Identity;
     use crate::zone::testing::words;
+    use proptest::prelude::*;
     use shunt_api::{Method, ServerSpec};
 
     struct Fixture<'z> {
@@ -809,6 +810,61 @@ mod tests {
         let refused = f.ask(Method::Post, target, None, r#"{"release":"v1"}"#).unwrap_err();
         assert_eq!(refused.status, 404);
         assert_eq!((f.zone.upstreams_use().used, f.zone.releases_use().used), (0, 0));
+    }
+
+    proptest! {
+        /// Whatever was put and deleted before, a zone is never so full that nothing can be deleted.
+        #[test]
+        fn p6_a_full_zone_can_be_emptied(
+            ops in prop::collection::vec((0..3usize, 0..8u8, 1..60usize, any::<bool>()), 0..60),
+            start in 0..24usize,
+        ) {
+            let words = words(1 << 15);
+            let zone = Zone::create(&words, 16).unwrap();
+            let names = ["web", "shop", "api"];
+            let configured = names.map(|name| Configured {
+                name: name.to_owned(),
+                fallback: false,
+                preview: false,
+                releases: Vec::new(),
+            });
+            let records = reconcile(&zone, &configured, None).unwrap().records;
+            let served: Vec<Served> = names
+                .iter()
+                .zip(&records)
+                .map(|(name, record)| Served {
+                    name: (*name).to_owned(),
+                    zone: 0,
+                    record: Some(*record),
+                    backup: false,
+                })
+                .collect();
+            let zones = [served_zone(zone, None)];
+            let service = Service { zones: &zones, upstreams: &served, nginx: "1.28.3" };
+            let ask = |upstream: usize, release: u8, servers: Option<usize>| {
+                let target = format!("/v1/upstreams/{}/releases/r{release}", names[upstream]);
+                let method = if servers.is_some() { Method::Put } else { Method::Delete };
+                let server = |n| format!(r#"{{"address":"127.0.0.1:{}"}}"#, n + 1);
+                let servers: Vec<_> = (0..servers.unwrap_or(0)).map(server).collect();
+                let body = format!(r#"{{"servers":[{}]}}"#, servers.join(","));
+                let call = Call::parse(method, &target, "").unwrap();
+                match service.change(&call, None, body.as_bytes()) {
+                    Ok(reply) => reply.status,
+                    Err(problem) => problem.status,
+                }
+            };
+            for (upstream, release, servers, delete) in ops {
+                let status = ask(upstream, release, (!delete).then_some(servers));
+                prop_assert!([200, 201, 404, 507].contains(&status), "{status}");
+            }
+            let all: Vec<(usize, u8)> = (0..3).flat_map(|u| (0..8).map(move |r| (u, r))).collect();
+            let mut left: Vec<_> = all[start..].iter().chain(&all[..start]).copied().collect();
+            while !left.is_empty() {
+                let before = left.len();
+                left.retain(|(upstream, release)| ask(*upstream, *release, None) == 507);
+                prop_assert!(left.len() < before, "none of {left:?} can be deleted");
+            }
+        }
     }
 
     #[test]
