@@ -172,14 +172,12 @@ fn total(build: &Build, case: &Case, kept: usize, requests: usize) -> u64 {
     let under = ["valgrind", "--tool=callgrind", "--trace-children=yes"].map(ToOwned::to_owned);
     let file = format!("--callgrind-out-file={out}/%p");
     let log = format!("--log-file={out}/%p.log");
-    let build = Build {
-        under: under.into_iter().chain([file, log]).collect(),
-        // A plain upstream is that of an NGINX without the module.
-        module: build.module.clone().filter(|_| case.shunt.is_some()),
-        ..build.clone()
-    };
+    let build = Build { under: under.into_iter().chain([file, log]).collect(), ..build.clone() };
     let backends = ["a", "b"].map(|release| Backend::start(release, 2));
-    let mut nginx = Nginx::start(&build, Setup { http: http(case, &backends), workers: 1 });
+    let mut nginx = Nginx::prepare(&build, Setup { http: http(case, &backends), workers: 1 });
+    // A plain upstream is that of an NGINX without the module.
+    nginx.set_module(case.shunt.map(|_| build.module.as_path()));
+    nginx.run();
     if case.shunt.is_some_and(|extras| extras.canary) {
         let body = br#"{"release":"b","share":0.5}"#;
         let answer = nginx.admin().ask("PUT", "/v1/upstreams/web/canary", &[], body);

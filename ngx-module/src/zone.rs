@@ -14,7 +14,8 @@ use nginx_sys::{
 use shunt_switch::carry::{self, Carried};
 use shunt_switch::reconcile::{Configured, fits, reconcile};
 use shunt_switch::service::ServedZone;
-use shunt_switch::snapshot::{self, Snapshot, SnapshotError};
+use shunt_switch::size;
+use shunt_switch::snapshot::{self, Snapshot};
 use shunt_switch::worker::Identity;
 use shunt_switch::{AtomicU64, Zone, ZoneError};
 
@@ -101,13 +102,8 @@ fn prepare(conf: &ZoneConf, main: &MainConf, index: usize, in_use: bool) -> Resu
     // The trial copies the words, which must not change meanwhile.
     let _lock = Lock::take_patiently(conf.shm_zone).map_err(|e| format!("zone \"{name}\": {e}"))?;
     fits(words, &configured(main, index), Some(&saved)).map_err(|(error, size)| {
-        let advice = size.map_or(String::new(), |size| {
-            // The slab pool's own book-keeping is under 2 % of a zone.
-            format!(
-                "; \"shunt_zone {name}:{}k\" would do",
-                (size + size / 50).div_ceil(32 << 10) * 32
-            )
-        });
+        let advice = size
+            .map_or(String::new(), |size| format!("; {} would do", size::directive(name, size)));
         format!("upstreams do not fit into zone \"{name}\": {error}{advice}")
     })
 }
@@ -171,16 +167,17 @@ pub fn bring_up(cycle: &ngx_cycle_t, core: &ngx_core_conf_t, main: &mut MainConf
         make_folder(cycle.log, core, path);
         // Should the other one go on alone, it finds the file as it has left it.
         if changed && other.is_none() {
-            save(cycle.log, conf);
+            save(cycle.log, core, conf);
         }
     }
     main.served = main.upstreams.iter().map(UpstreamConf::served).collect();
 }
 
-fn save(log: *mut ngx_log_t, conf: &ZoneConf) {
+fn save(log: *mut ngx_log_t, core: &ngx_core_conf_t, conf: &ZoneConf) {
     let name = &conf.name;
     let Ok(zone) = attach(conf.shm_zone) else { return };
-    let saved = Lock::take_patiently(conf.shm_zone).map(|_lock| served(conf, zone).save());
+    let saved = Lock::take_patiently(conf.shm_zone)
+        .map(|_lock| served(conf, zone).save(workers_user(core)));
     match saved {
         Ok(Ok(None)) => {}
         Ok(Ok(Some(error)) | Err(error)) => error!(log, "zone \"{name}\": {error}"),
@@ -279,24 +276,25 @@ fn as_it_is(zone: &Zone<'_>, configured: &[Configured]) -> Vec<Option<usize>> {
     configured.iter().map(find).collect()
 }
 
-/// Reads the state file. One that is damaged is kept under another name: it never stops NGINX.
+/// Reads the state file. One that is damaged, or cannot be read, is kept under another name: it never
+/// stops NGINX.
 fn read(log: *mut ngx_log_t, path: &Path) -> Option<Snapshot> {
-    match Snapshot::read(path) {
-        Ok(saved) => saved,
-        Err(error @ SnapshotError::Damaged { .. }) => {
-            match snapshot::keep_aside(path) {
-                Ok(aside) => {
-                    error!(log, "{error}; it is kept as {aside:?}, and the configuration counts")
-                }
-                Err(other) => error!(log, "{error}; it cannot be put aside either: {other}"),
-            }
-            None
-        }
-        Err(error) => {
-            error!(log, "{error}; the configuration counts");
-            None
-        }
+    let error = match Snapshot::read(path) {
+        Ok(saved) => return saved,
+        Err(error) => error,
+    };
+    if path.is_dir() {
+        // Whose folder it is nobody knows.
+        error!(log, "{error}; the configuration counts, and every change will be refused");
+        return None;
     }
+    match snapshot::keep_aside(path) {
+        Ok(aside) => {
+            error!(log, "{error}; it is kept as {aside:?}, and the configuration counts");
+        }
+        Err(other) => error!(log, "{error}; it cannot be put aside either: {other}"),
+    }
+    None
 }
 
 /// Makes the state file's folder, if it is not there, for the user whom the workers run as: they
@@ -310,12 +308,18 @@ fn make_folder(log: *mut ngx_log_t, core: &ngx_core_conf_t, path: &Path) {
         error!(log, "cannot make folder {folder:?} for the state file: {error}");
         return;
     }
-    if rustix::process::geteuid().is_root() && core.user != nginx_sys::uid_t::MAX {
-        let user = Some(rustix::fs::Uid::from_raw(core.user));
-        if let Err(error) = rustix::fs::chown(folder, user, None) {
-            error!(log, "cannot give folder {folder:?} to the workers' user: {error}");
-        }
+    let user = workers_user(core);
+    if user.is_some()
+        && let Err(error) = rustix::fs::chown(folder, user, None)
+    {
+        error!(log, "cannot give folder {folder:?} to the workers' user: {error}");
     }
+}
+
+/// The user whom the workers run as, if it is another one than the master's.
+fn workers_user(core: &ngx_core_conf_t) -> Option<rustix::fs::Uid> {
+    let known = rustix::process::geteuid().is_root() && core.user != nginx_sys::uid_t::MAX;
+    known.then(|| rustix::fs::Uid::from_raw(core.user))
 }
 
 /// Whether this process can write the state file; a worker asks, as the one who has to.

@@ -28,29 +28,60 @@ impl Place {
 
     fn blocks(self) -> Range<usize> {
         let first = (self.0 >> 32) as usize;
-        first..first + self.bytes().div_ceil(BLOCK * 8)
+        first..first + blocks(self.bytes())
     }
 }
 
-/// Stores a text in free blocks. Under the lock.
+/// How many blocks so many bytes take.
+pub(crate) fn blocks(bytes: usize) -> usize {
+    bytes.div_ceil(BLOCK * 8)
+}
+
+/// The runs of free blocks between those that are taken.
+fn gaps(zone: &Zone<'_>, mut taken: Vec<Range<usize>>) -> Vec<Range<usize>> {
+    taken.sort_by_key(|run| run.start);
+    let mut gaps = Vec::new();
+    let mut first = 0;
+    for run in taken {
+        if run.start > first {
+            gaps.push(first..run.start);
+        }
+        first = first.max(run.end);
+    }
+    if first < zone.layout().blocks {
+        gaps.push(first..zone.layout().blocks);
+    }
+    gaps
+}
+
+/// Stores a text in free blocks, in place of `old` when it is published. Under the lock.
+///
+/// A text that is longer than the old one must leave room for the longest of all: otherwise the zone
+/// could become so full that nothing can be deleted.
 ///
 /// # Errors
 ///
 /// [`ZoneError::NoBlocks`].
-pub(crate) fn store(zone: &Zone<'_>, text: &[u8]) -> Result<Place, ZoneError> {
+pub(crate) fn store(zone: &Zone<'_>, text: &[u8], old: Option<Place>) -> Result<Place, ZoneError> {
     let full = || ZoneError::NoBlocks { bytes: text.len() };
     let length = u32::try_from(text.len()).map_err(|_| full())?;
-    let needed = text.len().div_ceil(BLOCK * 8);
+    let needed = blocks(text.len());
     let mut taken: Vec<Range<usize>> = zone.places().map(Place::blocks).collect();
-    taken.sort_by_key(|run| run.start);
-    let mut first = 0;
-    for run in taken {
-        if run.start >= first + needed {
-            break;
-        }
-        first = first.max(run.end);
+    let mut room = gaps(zone, taken.clone());
+    room.retain(|gap| gap.len() >= needed);
+    let (Some(lowest), Some(highest)) = (room.first(), room.last()) else { return Err(full()) };
+    if let Some(old) = old.map(Place::blocks) {
+        taken.retain(|run| *run != old);
     }
-    if first + needed > zone.layout().blocks {
+    let longest = taken.iter().map(Range::len).chain([needed]).max().unwrap_or(0);
+    // Where it leaves the longest run, once the old one is free.
+    let left = |first: usize| {
+        let taken = taken.iter().cloned().chain([first..first + needed]).collect();
+        gaps(zone, taken).iter().map(Range::len).max().unwrap_or(0)
+    };
+    let (low, high) = (lowest.start, highest.end - needed);
+    let (first, left) = if left(high) > left(low) { (high, left(high)) } else { (low, left(low)) };
+    if old.is_none_or(|old| old.bytes() < text.len()) && left < longest {
         return Err(full());
     }
     let at = zone.layout().arena(first..first + needed);

@@ -36,6 +36,7 @@ pub mod record;
 pub mod route;
 pub mod service;
 pub mod show;
+pub mod size;
 pub mod snapshot;
 mod sync;
 pub mod table;

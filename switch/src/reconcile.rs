@@ -13,6 +13,7 @@ use crate::clock;
 use crate::layout::Layout;
 use crate::record::{State, bit};
 use crate::route::Route;
+use crate::size;
 use crate::snapshot::{Saved, Snapshot};
 use crate::sync::{AtomicU64, Ordering};
 use crate::table::{Entry, MAX_RELEASES, Member, Origin, Table};
@@ -403,9 +404,6 @@ fn take_retired(zone: &Zone<'_>, retired: &mut Vec<&(usize, State)>) -> Option<u
     Some(*record)
 }
 
-/// No configuration needs a larger zone, in bytes.
-const MAX_SIZE: usize = 256 << 20;
-
 /// Whether the configuration has room in the zone, tried on a copy of its words.
 ///
 /// # Errors
@@ -434,14 +432,14 @@ pub fn fits(
         .ok();
     let current = current.filter(|c| !c.is_empty()).map(Snapshot::new);
     let Layout { workers, .. } = zone.layout();
-    let mut size = copy.len() * 8;
-    while size < MAX_SIZE {
-        size *= 2;
-        let bigger: Vec<AtomicU64> = (0..size / 8).map(|_| AtomicU64::new(0)).collect();
+    let mut bytes = copy.len() * 8;
+    while bytes < size::MAX {
+        bytes *= 2;
+        let bigger: Vec<AtomicU64> = (0..bytes / 8).map(|_| AtomicU64::new(0)).collect();
         if let Ok(zone) = Zone::create(&bigger, workers)
             && trial(&zone, current.as_ref().or(saved)).is_ok()
         {
-            return Err((error, Some(size)));
+            return Err((error, Some(bytes)));
         }
     }
     Err((error, None))

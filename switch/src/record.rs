@@ -215,12 +215,13 @@ impl<'z> Zone<'z> {
         // What was published last must be there before the side of the one before is overwritten.
         fence(Ordering::SeqCst);
         let current = Route::load(self.route_word(upstream));
-        let known = self.is_taken(upstream) && self.stamp(upstream, current) == next.stamp;
-        let place = if known {
+        let known = self.is_taken(upstream).then(|| {
             let word = self.side_word(upstream, current.generation(), side::PLACE);
             Place::from_word(word.load(Ordering::Relaxed))
-        } else {
-            arena::store(self, &next.table.to_bytes())?
+        });
+        let place = match known {
+            Some(place) if self.stamp(upstream, current) == next.stamp => place,
+            _ => arena::store(self, &next.table.to_bytes(), known)?,
         };
         for (word, value) in [
             (side::PLACE, place.word()),

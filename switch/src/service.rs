@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use rustix::fs::Uid;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use shunt_api::{
@@ -14,7 +15,9 @@ use crate::clock;
 use crate::metrics;
 use crate::record::State;
 use crate::show;
+use crate::size;
 use crate::snapshot::{Saved, Snapshot, SnapshotError};
+use crate::table::Table;
 use crate::zone::{Zone, ZoneError};
 
 /// An upstream that the API serves.
@@ -112,9 +115,7 @@ fn of_zone(error: &ZoneError) -> Problem {
         ZoneError::NoIndex(_) | ZoneError::Retired => 409,
         ZoneError::TooSmall | ZoneError::Foreign | ZoneError::Damaged(_) => 500,
     };
-    let advice =
-        if status == 507 { "; delete releases, or give shunt_zone a larger size" } else { "" };
-    Problem::new(status, format!("{error}{advice}"))
+    Problem::new(status, error.to_string())
 }
 
 fn of_snapshot(error: &SnapshotError) -> Problem {
@@ -149,18 +150,19 @@ fn matches(if_match: &str, generation: u32) -> Result<bool, Problem> {
 }
 
 impl ServedZone<'_> {
-    /// Writes the state file for all upstreams of the zone as they are.
+    /// Writes the state file for all upstreams of the zone as they are; it belongs to `owner` then.
     ///
     /// # Errors
     ///
     /// [`SnapshotError`].
-    pub fn save(&self) -> Result<Option<SnapshotError>, SnapshotError> {
-        self.persist(None)
+    pub fn save(&self, owner: Option<Uid>) -> Result<Option<SnapshotError>, SnapshotError> {
+        self.persist(None, owner)
     }
 
     fn persist(
         &self,
         next: Option<(usize, &State)>,
+        owner: Option<Uid>,
     ) -> Result<Option<SnapshotError>, SnapshotError> {
         let Some(path) = self.state_file else { return Ok(None) };
         let mut saved = Vec::new();
@@ -174,7 +176,7 @@ impl ServedZone<'_> {
                 }
             }
         }
-        Snapshot::new(saved).write(path)
+        Snapshot::new(saved).write(path, owner)
     }
 }
 
@@ -371,7 +373,7 @@ impl Service<'_> {
         let upstream = self.record(served)?;
         let mut supply = FromZone { zone: self.zone(served)?, upstream, taken: None };
         let next = change::put(state, release, spec, served.backup, &mut supply)
-            .map_err(|e| of_zone(&e))?
+            .map_err(|e| self.refuse(served, &e, &state.table.with(release, spec)))?
             .map_err(|e| of_change(&e))?;
         let Some(next) = next else { return self.reply_state(served, 200, state) };
         let notice = self.publish(served, &next)?;
@@ -435,10 +437,30 @@ impl Service<'_> {
     fn publish(&self, served: &Served, next: &State) -> Result<Option<String>, Problem> {
         let record = self.record(served)?;
         let served_zone = self.served_zone(served)?;
-        let prepared = served_zone.zone.prepare(record, next).map_err(|e| of_zone(&e))?;
-        let unsure = served_zone.persist(Some((record, next))).map_err(|e| of_snapshot(&e))?;
+        let prepared = served_zone.zone.prepare(record, next);
+        let prepared = prepared.map_err(|e| self.refuse(served, &e, &next.table))?;
+        let unsure =
+            served_zone.persist(Some((record, next)), None).map_err(|e| of_snapshot(&e))?;
         prepared.publish();
         Ok(unsure.map(|error| format!("after a power loss the change may be gone: {error}")))
+    }
+
+    /// The problem for a zone that cannot take this table. One that is full is told the size that
+    /// would do.
+    fn refuse(&self, served: &Served, error: &ZoneError, table: &Table) -> Problem {
+        let problem = of_zone(error);
+        let Some(zone) = self.zones.get(served.zone).filter(|_| problem.status == 507) else {
+            return problem;
+        };
+        let others = zone.zone.states().flatten().filter(|(at, _)| Some(*at) != served.record);
+        let tables: Vec<Table> =
+            others.map(|(_, s)| (*s.table).clone()).chain([table.clone()]).collect();
+        let size = size::that_would_do(zone.zone.bytes(), zone.zone.layout().workers, &tables);
+        let larger = size.map_or_else(
+            || "give its upstreams several zones".to_owned(),
+            |size| format!("give it {} and reload", size::directive(zone.name, size)),
+        );
+        Problem::new(507, format!("{error}; delete releases, or {larger}"))
     }
 
     fn index(&self, writable: bool) -> Index {
@@ -472,6 +494,7 @@ mod tests {
     use crate::table::Member;
     use crate::worker::Identity;
     use crate::zone::testing::words;
+    use proptest::prelude::*;
     use shunt_api::{Method, ServerSpec};
 
     struct Fixture<'z> {
@@ -783,6 +806,61 @@ mod tests {
         let refused = f.ask(Method::Post, target, None, r#"{"release":"v1"}"#).unwrap_err();
         assert_eq!(refused.status, 404);
         assert_eq!((f.zone.upstreams_use().used, f.zone.releases_use().used), (0, 0));
+    }
+
+    proptest! {
+        /// Whatever was put and deleted before, a zone is never so full that nothing can be deleted.
+        #[test]
+        fn p6_a_full_zone_can_be_emptied(
+            ops in prop::collection::vec((0..3usize, 0..8u8, 1..60usize, any::<bool>()), 0..60),
+            start in 0..24usize,
+        ) {
+            let words = words(1 << 15);
+            let zone = Zone::create(&words, 16).unwrap();
+            let names = ["web", "shop", "api"];
+            let configured = names.map(|name| Configured {
+                name: name.to_owned(),
+                fallback: false,
+                preview: false,
+                releases: Vec::new(),
+            });
+            let records = reconcile(&zone, &configured, None).unwrap().records;
+            let served: Vec<Served> = names
+                .iter()
+                .zip(&records)
+                .map(|(name, record)| Served {
+                    name: (*name).to_owned(),
+                    zone: 0,
+                    record: Some(*record),
+                    backup: false,
+                })
+                .collect();
+            let zones = [served_zone(zone, None)];
+            let service = Service { zones: &zones, upstreams: &served, nginx: "1.28.3" };
+            let ask = |upstream: usize, release: u8, servers: Option<usize>| {
+                let target = format!("/v1/upstreams/{}/releases/r{release}", names[upstream]);
+                let method = if servers.is_some() { Method::Put } else { Method::Delete };
+                let server = |n| format!(r#"{{"address":"127.0.0.1:{}"}}"#, n + 1);
+                let servers: Vec<_> = (0..servers.unwrap_or(0)).map(server).collect();
+                let body = format!(r#"{{"servers":[{}]}}"#, servers.join(","));
+                let call = Call::parse(method, &target, "").unwrap();
+                match service.change(&call, None, body.as_bytes()) {
+                    Ok(reply) => reply.status,
+                    Err(problem) => problem.status,
+                }
+            };
+            for (upstream, release, servers, delete) in ops {
+                let status = ask(upstream, release, (!delete).then_some(servers));
+                prop_assert!([200, 201, 404, 507].contains(&status), "{status}");
+            }
+            let all: Vec<(usize, u8)> = (0..3).flat_map(|u| (0..8).map(move |r| (u, r))).collect();
+            let mut left: Vec<_> = all[start..].iter().chain(&all[..start]).copied().collect();
+            while !left.is_empty() {
+                let before = left.len();
+                left.retain(|(upstream, release)| ask(*upstream, *release, None) == 507);
+                prop_assert!(left.len() < before, "none of {left:?} can be deleted");
+            }
+        }
     }
 
     #[test]

@@ -10,6 +10,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::Uid;
 use serde::{Deserialize, Serialize};
 use shunt_api::{AddressError, Canary, ReleaseName, ReleaseSpec, Server, ServerSpec};
 
@@ -121,8 +122,10 @@ impl Snapshot {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(failed(error)),
         };
-        if !file.metadata().map_err(failed)?.is_file() {
-            return Err(failed(io::Error::new(io::ErrorKind::InvalidInput, "it is not a file")));
+        let metadata = file.metadata().map_err(failed)?;
+        if !metadata.is_file() {
+            let what = if metadata.is_dir() { "it is a folder" } else { "it is not a file" };
+            return Err(failed(io::Error::new(io::ErrorKind::InvalidInput, what)));
         }
         let mut text = Vec::new();
         file.take(MAX_BYTES).read_to_end(&mut text).map_err(failed)?;
@@ -153,13 +156,18 @@ impl Snapshot {
         Ok(snapshot)
     }
 
-    /// Writes the file, so that it is there after a power loss. `Some` when it is there, but the
-    /// system cannot say that it will be after one.
+    /// Writes the file, so that it is there after a power loss, and gives it to this user, who can then
+    /// replace it in whatever folder. `Some` when it is there, but the system cannot say that it will
+    /// be after a power loss.
     ///
     /// # Errors
     ///
     /// [`SnapshotError::Write`]; the old file is then still there.
-    pub fn write(&self, path: &Path) -> Result<Option<SnapshotError>, SnapshotError> {
+    pub fn write(
+        &self,
+        path: &Path,
+        owner: Option<Uid>,
+    ) -> Result<Option<SnapshotError>, SnapshotError> {
         let beside = sibling(path, "tmp");
         let failed = |error| SnapshotError::Write { path: path.to_owned(), error };
         let write = || {
@@ -172,13 +180,20 @@ impl Snapshot {
             }
             let mut file =
                 fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside)?;
+            if owner.is_some() {
+                rustix::fs::fchown(&file, owner, None)?;
+            }
             file.write_all(&serde_json::to_vec(self).map_err(io::Error::other)?)?;
             file.write_all(b"\n")?;
             file.sync_all()?;
             fs::rename(&beside, path)?;
             Ok(folder)
         };
-        let folder = write().map_err(failed)?;
+        let folder = write().map_err(|error| {
+            // On a disk that is full, half of it would be in the way.
+            let _ = fs::remove_file(&beside);
+            failed(error)
+        })?;
         Ok(folder.sync_all().err().map(failed))
     }
 }
@@ -301,7 +316,7 @@ mod tests {
         assert!(Snapshot::read(&path).unwrap().is_none());
         fs::write(folder.path().join("state.json.tmp"), "left by a killed writer").unwrap();
         for _ in 0..2 {
-            sample().write(&path).unwrap();
+            sample().write(&path, None).unwrap();
             assert_eq!(Snapshot::read(&path).unwrap(), Some(sample()));
         }
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
@@ -345,7 +360,7 @@ mod tests {
 
     #[test]
     fn a_folder_that_is_not_there_is_an_error_that_names_the_file() {
-        let error = sample().write(Path::new("/nonexistent/state.json")).unwrap_err();
+        let error = sample().write(Path::new("/nonexistent/state.json"), None).unwrap_err();
         assert!(
             error.to_string().starts_with("cannot write state file \"/nonexistent/state.json\"")
         );

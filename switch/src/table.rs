@@ -1,7 +1,7 @@
 //! An upstream's table of releases, as it lies in shared memory.
 
 use serde::{Deserialize, Serialize};
-use shunt_api::{NginxTime, ReleaseName, Server, ServerSpec, Source};
+use shunt_api::{NginxTime, ReleaseName, ReleaseSpec, Server, ServerSpec, Source};
 
 /// Most releases of one upstream.
 pub const MAX_RELEASES: usize = 64;
@@ -191,6 +191,21 @@ impl Table {
     /// The columns that belong to the upstream.
     pub fn columns(&self) -> impl Iterator<Item = u32> {
         self.releases.iter().map(|entry| entry.column).chain([self.parked])
+    }
+
+    /// The table with one release more, whatever place that gets.
+    pub(crate) fn with(&self, release: &ReleaseName, spec: &ReleaseSpec) -> Self {
+        let mut table = self.clone();
+        table.releases.retain(|entry| entry.name != *release);
+        table.releases.push(Entry {
+            name: release.clone(),
+            index: u8::MAX,
+            column: u32::MAX,
+            serial: u64::MAX,
+            servers: spec.servers.iter().map(Member::from).collect(),
+            origin: Origin::Api,
+        });
+        table
     }
 
     /// The lowest index that no release has; `None` when there are [`MAX_RELEASES`].

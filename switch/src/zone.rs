@@ -7,6 +7,7 @@ use crate::cells::{self, Cell};
 use crate::counters::Counters;
 use crate::layout::{Layout, SHARERS};
 use crate::sync::{AtomicU64, Ordering};
+use crate::table::MAX_RELEASES;
 use crate::worker::Identity;
 
 /// "shunt", and the version of the layout.
@@ -48,7 +49,10 @@ pub enum ZoneError {
         bytes: usize,
     },
     /// An upstream has no index left for one more release.
-    #[error("upstream {0:?} has too many releases")]
+    #[error(
+        "upstream {0:?} would have more than {MAX_RELEASES} releases, those that the API made \
+         included: delete some of these, or declare fewer"
+    )]
     NoIndex(String),
     /// A later configuration has another zone in place of this one.
     #[error("NGINX was reloaded with another zone, and this is a worker that ends; connect again")]
@@ -141,6 +145,12 @@ impl<'z> Zone<'z> {
 
     pub(crate) fn word(&self, at: usize) -> &'z AtomicU64 {
         &self.words[at]
+    }
+
+    /// Its size in bytes.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        size_of_val(self.words)
     }
 
     pub(crate) fn words(&self) -> &'z [AtomicU64] {

@@ -34,8 +34,8 @@ pub struct Build {
     pub version: String,
     /// The server.
     pub nginx: PathBuf,
-    /// The module, if it is to be loaded.
-    pub module: Option<PathBuf>,
+    /// The module.
+    pub module: PathBuf,
     /// The command that the server is started under, if any.
     pub under: Vec<String>,
 }
@@ -91,7 +91,7 @@ impl Build {
     pub fn memcheck(under: Vec<String>) -> Self {
         let folder = folder().join("memcheck");
         let nginx = existing(folder.join("nginx"));
-        let module = Some(existing(folder.join("ngx_http_shunt_module.so")));
+        let module = existing(folder.join("ngx_http_shunt_module.so"));
         Self { version: "memcheck".to_owned(), nginx, module, under }
     }
 
@@ -102,7 +102,7 @@ impl Build {
         let text = String::from_utf8_lossy(&output.stderr).into_owned();
         let version = text.trim().rsplit('/').next().expect("nginx/1.2.3").to_owned();
         let module = existing(folder().join(&version).join("ngx_http_shunt_module.so"));
-        Self { version, nginx, module: Some(module), under: Vec::new() }
+        Self { version, nginx, module, under: Vec::new() }
     }
 }
 

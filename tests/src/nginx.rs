@@ -22,6 +22,8 @@ pub struct Nginx {
     pub port: u16,
     workers: usize,
     http: String,
+    main: String,
+    module: Option<PathBuf>,
     master: Option<Master>,
 }
 
@@ -114,8 +116,11 @@ impl Nginx {
     pub fn prepare(build: &Build, setup: Setup) -> Self {
         let folder = TempDir::new().expect("a folder");
         let Setup { http, workers } = setup;
-        let nginx =
-            Self { build: build.clone(), folder, port: free_port(), workers, http, master: None };
+        // As root, workers would be another user, who may not look into a temporary folder.
+        let main = if geteuid().is_root() { "user root root;" } else { "" }.to_owned();
+        let (module, port) = (Some(build.module.clone()), free_port());
+        let build = build.clone();
+        let nginx = Self { build, folder, port, workers, http, main, module, master: None };
         fs::create_dir(nginx.path("state")).expect("a folder");
         nginx.write_configuration();
         nginx
@@ -139,6 +144,18 @@ impl Nginx {
         self.write_configuration();
     }
 
+    /// Replaces what is outside of all blocks, `user` among it.
+    pub fn set_main(&mut self, main: &str) {
+        self.main = main.to_owned();
+        self.write_configuration();
+    }
+
+    /// Replaces the module's file, or leaves the module out.
+    pub fn set_module(&mut self, module: Option<&Path>) {
+        self.module = module.map(ToOwned::to_owned);
+        self.write_configuration();
+    }
+
     /// What is in the `http` block.
     #[must_use]
     pub fn http(&self) -> &str {
@@ -147,8 +164,6 @@ impl Nginx {
 
     fn write_configuration(&self) {
         let folder = self.folder.path().display().to_string();
-        // As root, workers would be another user, who may not look into a temporary folder.
-        let user = if geteuid().is_root() { "user root root;" } else { "" };
         let temp: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
             .iter()
             .map(|name| format!("{name}_temp_path {folder}/{name}_temp;\n"))
@@ -164,13 +179,13 @@ impl Nginx {
             .replace("%STATE%", &format!("{folder}/state/state.json"))
             .replace("%PORT%", &self.port.to_string())
             .replace("%FOLDER%", &folder);
-        let load = |module: &PathBuf| format!("load_module {};\n", module.display());
+        let load = self.module.as_ref().map(|module| format!("load_module {};", module.display()));
+        let load = load.unwrap_or_default();
         let text = format!(
-            "{}worker_processes {};\n{user}\npid {folder}/nginx.pid;\n\
+            "{load}\nworker_processes {};\n{}\npid {folder}/nginx.pid;\n\
              error_log {folder}/error.log info;\nevents {{ worker_connections 4096; }}\n\
              http {{\naccess_log off;\nkeepalive_requests 10000000;\n{temp}\n{http}\n}}\n",
-            self.build.module.as_ref().map(load).unwrap_or_default(),
-            self.workers,
+            self.workers, self.main,
         );
         fs::write(self.path("nginx.conf"), text).expect("its folder");
     }

@@ -10,7 +10,7 @@ use nginx_sys::{
 };
 
 use super::{MainConf, ZoneConf, parameter, utf8};
-use crate::wrap::{ConfError, Directive, args, bytes, conclude, copy_to_pool, place};
+use crate::wrap::{ConfError, Directive, args, bytes, conclude, conf_warn, copy_to_pool, place};
 use crate::zone::init_zone;
 
 /// NGINX itself wants at least eight pages for a zone (`ngx_http_upstream_zone_module.c`).
@@ -56,10 +56,15 @@ fn shunt_zone(cf: &mut ngx_conf_t, conf: &mut MainConf) -> Directive {
             let arg = utf8(arg)?;
             let unknown = || format!("invalid parameter \"{arg}\", there is \"state=path\"");
             let path = parameter(&arg, "state").ok_or_else(unknown)?;
-            if path.is_empty() {
+            if path.is_empty() || path.ends_with('/') {
                 return Err("\"state=\" needs the path of a file".into());
             }
-            Some(full_name(cf, path)?)
+            let path = full_name(cf, path)?;
+            if path.is_dir() {
+                let text = format!("state file {path:?} is a folder, name a file in it");
+                conf_warn(cf, &text);
+            }
+            Some(path)
         }
     };
     if let Some(other) = conf.zones.iter().find(|z| state.is_some() && z.state == state) {
