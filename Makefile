@@ -1,7 +1,7 @@
 # What one does with this repository. `make help` lists it.
 
 .DELETE_ON_ERROR:
-.PHONY: help build packages module bin test check fuzz miri memcheck demo clean
+.PHONY: help build packages module bin test check soak fuzz miri memcheck demo clean
 
 # The first target.
 help: ## this list
@@ -28,6 +28,11 @@ check: packages ## formatting and lints
 	cargo fmt --all --check
 	cargo clippy --all-targets -- -D warnings
 	scripts/module lint
+
+soak: packages ## everything at random under load: switches, canaries, holds, reloads, kills (TIME=600 seconds, SEED=…)
+	scripts/module stable
+	cargo build --release -p shunt-tests
+	TIME=$(TIME) SEED=$(SEED) target/release/shunt-soak
 
 fuzz: ## libFuzzer on everything that reads what others wrote (TIME=600 seconds for each target)
 	TIME=$(TIME) scripts/fuzz
