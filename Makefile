@@ -1,7 +1,7 @@
 # What one does with this repository. `make help` lists it.
 
 .DELETE_ON_ERROR:
-.PHONY: help build packages module bin install uninstall test check openapi fuzz miri memcheck bench demo clean
+.PHONY: help build packages module bin install uninstall test check openapi soak fuzz miri memcheck bench demo clean
 
 # Where `make install` puts things. What is not said of NGINX, it is asked for.
 DESTDIR        =
@@ -57,6 +57,11 @@ check: packages ## formatting and lints
 
 openapi: ## docs/openapi/module.json, made of the types in api/
 	cargo run -q -p xtask -- openapi docs/openapi/module.json
+
+soak: packages ## everything at random under load: switches, canaries, holds, reloads, kills (TIME=600 seconds, SEED=…)
+	scripts/module stable
+	cargo build --release -p shunt-tests
+	TIME=$(TIME) SEED=$(SEED) target/release/shunt-soak
 
 fuzz: ## libFuzzer on everything that reads what others wrote (TIME=600 seconds for each target)
 	TIME=$(TIME) scripts/fuzz

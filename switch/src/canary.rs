@@ -57,6 +57,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "takes an hour, and has nothing for Miri")]
     fn a_hundred_thousand_keys_are_divided_as_asked() {
         for (share, off) in [(0.5, 0.01), (0.01, 0.05), (0.1, 0.03)] {
             let measured = measured(share);
@@ -66,6 +67,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "takes an hour, and has nothing for Miri")]
     fn requests_without_a_key_are_divided_as_asked() {
         let half = Portion::try_from(0.5).unwrap();
         let within = (0..100_000).filter(|_| Point::random().is_within(half)).count();
@@ -74,6 +76,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "takes an hour, and has nothing for Miri")]
     fn the_next_release_has_other_clients_go_first() {
         let tenth = Portion::try_from(0.1).unwrap();
         let keys = || (0u32..10_000).map(u32::to_le_bytes);

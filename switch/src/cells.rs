@@ -275,6 +275,34 @@ mod models {
     }
 
     #[test]
+    fn p2_also_in_a_row_that_a_dead_worker_had() {
+        loom::model(|| {
+            let s = shared();
+            let dead = Identity::new(1, 1);
+            let alive = move |i: Identity| i != dead;
+            // It died with a request in flight.
+            s.old[0].store(Kind::Request.one(), Ordering::Release);
+            let worker = {
+                let s = s.clone();
+                thread::spawn(move || {
+                    let row = claim(std::iter::once(&s.worker), Identity::new(2, 2), alive);
+                    assert_eq!(row, Some(0));
+                    // As `Zone::claim_row` does.
+                    s.old[0].store(0, Ordering::Release);
+                    admit(&s)
+                })
+            };
+            Route::new(2, Some(1)).publish(&s.route);
+            let rows = std::iter::once((Some(&s.worker), &s.old[0]));
+            let drained = in_flight(rows, alive, || true).total() == 0;
+            let went_to = worker.join().unwrap();
+            assert!(!(went_to == 0 && drained), "called drained with a request in flight");
+            let left = in_flight(std::iter::once((Some(&s.worker), &s.old[0])), alive, || true);
+            assert_eq!(left.total(), u64::from(went_to == 0), "the dead worker's count is gone");
+        });
+    }
+
+    #[test]
     fn p4_two_workers_never_take_the_same_row() {
         loom::model(|| {
             // One free row, and one of a dead worker.

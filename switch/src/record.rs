@@ -253,3 +253,127 @@ impl<'z> Zone<'z> {
         Share { used: self.places().map(arena::size).sum(), capacity }
     }
 }
+
+#[cfg(all(test, loom))]
+mod models {
+    use super::*;
+    use crate::table::Table;
+    use loom::sync::Arc;
+    use loom::thread;
+
+    /// As few as a zone with one upstream can have.
+    const WORDS: usize = 336;
+
+    /// The time of the machine's, for which a zone does not care.
+    const HOUR: u64 = 3_600_000;
+
+    type Words = Arc<Vec<AtomicU64>>;
+
+    /// Goes through all interleavings in which the threads are interrupted so often; more than that
+    /// takes hours.
+    fn model(interruptions: usize, f: impl Fn() + Sync + Send + 'static) {
+        let mut model = loom::model::Builder::new();
+        // All that a zone's words need at first, before there is more than one thread.
+        model.max_branches = 50_000;
+        model.preemption_bound = Some(interruptions);
+        model.check(f);
+    }
+
+    fn zone(words: &Words) -> Zone<'_> {
+        Zone::attach(words).unwrap()
+    }
+
+    /// The state of a generation: everything in it tells which one it is of.
+    fn state(generation: u32, stamp: u64) -> State {
+        let n = generation as u8;
+        State {
+            route: Route::new(generation, Some(n)),
+            previous: Some(n),
+            held_until: HOUR + u64::from(generation),
+            held_since: generation,
+            exposed: generation.into(),
+            stamp,
+            table: Rc::new(Table { parked: stamp as u32, ..Table::empty("w", 0) }),
+        }
+    }
+
+    fn change(words: &Words, generation: u32, stamp: u64) {
+        zone(words).prepare(0, &state(generation, stamp)).unwrap().publish();
+    }
+
+    /// What a reader finds must be of one generation.
+    fn read(words: &Words, known: Option<&State>) -> State {
+        let read = zone(words).state(0, known).unwrap();
+        assert_eq!(read, state(read.route.generation(), read.stamp), "torn");
+        read
+    }
+
+    fn words() -> Words {
+        let words = Arc::new((0..WORDS).map(|_| AtomicU64::new(0)).collect::<Vec<_>>());
+        Zone::create(&words, 1).unwrap();
+        change(&words, 1, 1);
+        words
+    }
+
+    #[test]
+    fn p6_a_reader_finds_all_of_a_change_or_nothing() {
+        model(2, || {
+            let words = words();
+            let reader = {
+                let words = words.clone();
+                thread::spawn(move || {
+                    let known = state(1, 1);
+                    let first = read(&words, Some(&known));
+                    let second = read(&words, Some(&first));
+                    assert!(second.route.generation() >= first.route.generation());
+                })
+            };
+            // Two changes: the second one writes where the reader may still read. Another worker
+            // makes it, which takes the lock from the first one, as if it had been started by it.
+            change(&words, 2, 1);
+            let second = {
+                let words = words.clone();
+                thread::spawn(move || change(&words, 3, 1))
+            };
+            second.join().unwrap();
+            reader.join().unwrap();
+            assert_eq!(read(&words, None).route.generation(), 3);
+        });
+    }
+
+    #[test]
+    fn p6_a_reader_finds_the_table_of_its_generation() {
+        model(2, || {
+            let words = words();
+            let reader = {
+                let words = words.clone();
+                thread::spawn(move || read(&words, None).route.generation())
+            };
+            // The third table lies where the first one was.
+            change(&words, 2, 2);
+            let second = {
+                let words = words.clone();
+                thread::spawn(move || change(&words, 3, 3))
+            };
+            second.join().unwrap();
+            assert!((1..=3).contains(&reader.join().unwrap()));
+        });
+    }
+
+    #[test]
+    fn p4_a_writer_that_dies_before_it_publishes_has_changed_nothing() {
+        model(2, || {
+            let words = words();
+            let reader = {
+                let words = words.clone();
+                thread::spawn(move || read(&words, None).route.generation())
+            };
+            // It has written all of it, and is gone.
+            drop(zone(&words).prepare(0, &state(2, 2)).unwrap());
+            assert_eq!(reader.join().unwrap(), 1);
+            // Whoever comes next starts from what was published.
+            change(&words, 2, 4);
+            assert_eq!(read(&words, None), state(2, 4));
+        });
+    }
+}
