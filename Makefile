@@ -1,7 +1,7 @@
 # What one does with this repository. `make help` lists it.
 
 .DELETE_ON_ERROR:
-.PHONY: help build packages module bin install uninstall test check openapi soak fuzz miri memcheck bench demo clean
+.PHONY: help build packages module bin install uninstall test test-docker check openapi soak fuzz miri memcheck bench demo clean
 
 # Where `make install` puts things. What is not said of NGINX, it is asked for.
 DESTDIR        =
@@ -49,6 +49,9 @@ uninstall: ## takes it away again; configuration and data stay
 
 test: build ## every test
 	scripts/test
+
+test-docker: build ## the tests in containers: systemd, Debian's NGINX
+	scripts/test-docker
 
 check: packages ## formatting and lints
 	cargo fmt --all --check

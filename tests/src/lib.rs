@@ -7,6 +7,7 @@ pub mod admin;
 pub mod backend;
 pub mod build;
 pub mod client;
+pub mod docker;
 pub mod gate;
 pub mod helper;
 pub mod load;

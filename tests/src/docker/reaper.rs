@@ -1,0 +1,50 @@
+//! Removes what a test has made in the Docker Engine when the test ends, however it ends.
+
+use std::io::Write;
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, Stdio};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// Waits for its standard input to end, which it also does when this process is killed. What a command
+/// was just making then may be there a moment later.
+const SCRIPT: &str = r#"
+remove() {
+    docker ps --all --quiet --filter "label=$1" | xargs -r docker rm --force --volumes
+    docker network ls --quiet --filter "label=$1" | xargs -r docker network rm
+}
+read -r word
+remove "$1"
+[ "$word" = done ] || { sleep 2; remove "$1"; }
+"#;
+
+/// A process that outlives this one for a moment.
+#[derive(Debug)]
+pub(super) struct Reaper {
+    /// What has this label is removed.
+    pub(super) label: String,
+    child: Child,
+}
+
+impl Reaper {
+    /// Starts it.
+    pub(super) fn start() -> Self {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("the clock is set");
+        let label = format!("shunt-test={}-{}", std::process::id(), now.as_nanos());
+        let mut command = Command::new("sh");
+        command.args(["-c", SCRIPT, "reaper", &label]);
+        command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+        // Ctrl-C is for the tests.
+        command.process_group(0);
+        Self { label, child: command.spawn().expect("sh starts") }
+    }
+}
+
+impl Drop for Reaper {
+    fn drop(&mut self) {
+        if let Some(mut stdin) = self.child.stdin.take() {
+            let _ = stdin.write_all(b"done\n");
+        }
+        // It is a child of this process, so this ends.
+        let _ = self.child.wait();
+    }
+}
