@@ -1,7 +1,7 @@
 # What one does with this repository. `make help` lists it.
 
 .DELETE_ON_ERROR:
-.PHONY: help build packages module bin install uninstall test test-docker check openapi soak fuzz miri memcheck bench demo clean
+.PHONY: help build packages module bin install uninstall test test-docker check openapi soak fuzz miri memcheck bench compare demo clean
 
 # Where `make install` puts things. What is not said of NGINX, it is asked for.
 DESTDIR        =
@@ -56,6 +56,7 @@ test-docker: build ## the tests in containers: systemd, Debian's NGINX
 check: packages ## formatting and lints
 	cargo fmt --all --check
 	cargo clippy --all-targets -- -D warnings
+	cargo clippy -p shunt-tests --test docker -- -D warnings
 	scripts/module lint
 
 openapi: ## docs/openapi/module.json, made of the types in api/
@@ -77,6 +78,9 @@ memcheck: ## NGINX with the module under valgrind: switches, reloads, killed wor
 
 bench: build ## what a request costs with the module, in instructions, beside NGINX without it
 	scripts/bench
+
+compare: build ## the usual deploy script beside shunt deploy, under load, in a container with systemd
+	scripts/compare
 
 demo: bin ## a deploy under load, one that is refused, a rollback (KEEP=1 leaves it running)
 	scripts/module stable

@@ -168,10 +168,17 @@ impl Site {
     #[must_use]
     #[track_caller]
     pub fn watch(&self) -> Watch<'_> {
+        self.watch_at("http://server/")
+    }
+
+    /// The same, to another place.
+    #[must_use]
+    #[track_caller]
+    pub fn watch_at(&self, url: &str) -> Watch<'_> {
         let rate = RATE.to_string();
         // A release drains until its last WebSocket has ended.
         let websocket = ["--websocket", "/ws", "--websocket-time", "1s"];
-        let args = ["--rate", &rate, "--post", "/echo", "http://server/"];
+        let args = ["--rate", &rate, "--post", "/echo", url];
         Watch::start(&self.client, &[&args[..], &websocket].concat())
     }
 
