@@ -169,4 +169,28 @@ fn each_default_is_accepted(build: &Build) {
     assert!(tried >= 4);
 }
 
-each_nginx!(nginx_allows_each_directive_where_the_reference_says_so, each_default_is_accepted);
+fn a_zone_has_the_room_that_the_reference_names(build: &Build) {
+    let text = document("docs/directives.md").text().replace('\n', " ");
+    for (workers, says) in [
+        (
+            4,
+            "A megabyte has room for # upstreams with four releases each while NGINX has up to four workers",
+        ),
+        (8, "for # with eight"),
+        (16, "for # with sixteen"),
+    ] {
+        let http = "shunt_zone shunt:1m; server { listen unix:%FOLDER%/api.sock; \
+            location / { shunt_api; } } server { listen 127.0.0.1:%PORT%; }";
+        let nginx = Nginx::start(build, Setup { http: http.to_owned(), workers });
+        let zone = nginx.admin().index().zones.remove(0);
+        assert_eq!(zone.releases.capacity, 4 * zone.upstreams.capacity);
+        let says = says.replace('#', &zone.upstreams.capacity.to_string());
+        assert!(text.contains(&says), "{says}");
+    }
+}
+
+each_nginx!(
+    nginx_allows_each_directive_where_the_reference_says_so,
+    each_default_is_accepted,
+    a_zone_has_the_room_that_the_reference_names,
+);
