@@ -246,8 +246,9 @@ const PROBLEMS: [(u16, &str, &str); 11] = [
     (
         409,
         "Conflict",
-        "As things are, this cannot be done; `detail` says why and what to do. Also of a worker that \
-         may not write any more, as its zone was given up by a reload: connect again.",
+        "As things are, this cannot be done; `detail` says why and what to do. Also while two NGINX \
+         masters run (a binary upgrade), and of a worker that may not write any more, as a reload \
+         gave its upstream another zone: connect again.",
     ),
     (
         411,

@@ -5,4 +5,10 @@
 #[macro_use]
 extern crate shunt_tests;
 
+mod examples;
+mod links;
+mod markdown;
+mod metrics;
 mod openapi;
+mod reference;
+mod shell;

@@ -71,6 +71,14 @@ const MISTAKES: &[Mistake] = &[
         says: &["user \"nobody-of-this-name\" does not exist"],
     },
     Mistake {
+        http: "shunt_zone shunt:1m;\nupstream web {\nshunt;\nserver 127.0.0.1:1; }\nshunt_hold web;\nshunt_hold off; #%HERE%\n",
+        says: &["\"shunt_hold off\" stands beside another"],
+    },
+    Mistake {
+        http: "shunt_zone shunt:1m;\nupstream web {\nshunt;\nserver 127.0.0.1:1; }\nshunt_hold off;\nshunt_hold web; #%HERE%\n",
+        says: &["\"shunt_hold off\" stands beside another"],
+    },
+    Mistake {
         http: "shunt_zone shunt; #%HERE%\n",
         says: &["invalid zone \"shunt\", write it as \"shunt:1m\""],
     },

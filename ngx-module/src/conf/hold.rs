@@ -21,6 +21,8 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 /// How many requests wait if nothing else is said.
 const MAX: u64 = 1000;
 
+const BESIDE_OFF: &str = "\"shunt_hold off\" stands beside another \"shunt_hold\"";
+
 /// The handler of `shunt_hold`.
 pub unsafe extern "C" fn cmd_shunt_hold(
     cf: *mut ngx_conf_t,
@@ -41,10 +43,13 @@ fn shunt_hold(cf: &mut ngx_conf_t, conf: &mut LocConf) -> Directive {
             return Err("\"shunt_hold off\" has no parameters".into());
         }
         if conf.holds.is_some() {
-            return Err("\"shunt_hold off\" stands beside another \"shunt_hold\"".into());
+            return Err(BESIDE_OFF.into());
         }
         conf.holds = Some(Vec::new());
         return Ok(());
+    }
+    if conf.holds.as_ref().is_some_and(Vec::is_empty) {
+        return Err(BESIDE_OFF.into());
     }
     let (mut timeout, mut max) = (None, None);
     for arg in &args[2..] {

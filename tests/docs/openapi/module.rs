@@ -463,6 +463,8 @@ fn the_module_does_what_the_document_says(build: &Build) {
     what_is_refused(&api);
     what_the_disk_refuses(&api);
     what_an_old_worker_refuses(&mut api);
+    // What old workers may still send is in flight until they have ended.
+    nothing_in_flight(&api.nginx, "web");
     assert_eq!(state(&api), before);
     api.checks.are_complete();
 }
