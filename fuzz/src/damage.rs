@@ -206,7 +206,7 @@ fn change(zone: &Zone<'_>, served: &[Served], configured: &[Configured]) {
             let _ = service.change(&call, None, &body);
         }
     }
-    let _ = zones[0].save();
+    let _ = zones[0].save(None);
     let _ = reconcile(zone, configured, None);
     let _ = reconcile(zone, &configured[..1], None);
 }

@@ -223,7 +223,7 @@ fn bring_up_zone(
     // What an old zone held is newer than its file, or the only thing there is.
     let file =
         if fresh && carried.is_empty() { state.and_then(|path| read(log, path)) } else { None };
-    if fresh && state.is_none() && other.is_some() {
+    if fresh && carried.is_empty() && state.is_none() && other.is_some() {
         warn!(
             log,
             "zone \"{name}\" has no state file: this binary starts from the configuration, whatever \

@@ -76,7 +76,7 @@ pub(crate) fn store(zone: &Zone<'_>, text: &[u8], old: Option<Place>) -> Result<
     let longest = taken.iter().map(Range::len).chain([needed]).max().unwrap_or(0);
     // Where it leaves the longest run, once the old one is free.
     let left = |first: usize| {
-        let taken = taken.iter().cloned().chain([first..first + needed]).collect();
+        let taken = taken.iter().cloned().chain(std::iter::once(first..first + needed)).collect();
         gaps(zone, taken).iter().map(Range::len).max().unwrap_or(0)
     };
     let (low, high) = (lowest.start, highest.end - needed);

@@ -27,6 +27,9 @@ const NAME: &str = "shunt-masters";
 /// How the system shows an open file of this name.
 const LINK: &str = "/memfd:shunt-masters (deleted)";
 
+/// How long a master waits for changes before it is written down, which ends them.
+const SHORT: Duration = Duration::from_millis(50);
+
 /// The pause between two looks at a lock.
 const PAUSE: Duration = Duration::from_micros(200);
 
@@ -50,8 +53,8 @@ pub enum MastersError {
         /// The pid of the other one.
         new: u32,
     },
-    /// A master is being written down.
-    #[error("another NGINX master is just starting, try again")]
+    /// A master is being written down, or a change takes long.
+    #[error("a change, or the start of another NGINX master, takes long, try again")]
     Busy,
     /// The system says no.
     #[error("cannot tell whether another NGINX master runs: {0}")]
@@ -70,7 +73,12 @@ impl Masters {
     ///
     /// What the system says.
     pub fn create() -> io::Result<Self> {
-        let inherited = File::from(memfd_create(NAME, MemfdFlags::empty())?);
+        let memory = match memfd_create(NAME, MemfdFlags::NOEXEC_SEAL) {
+            // Before Linux 6.3, where there is nothing to say about it.
+            Err(Errno::INVAL) => memfd_create(NAME, MemfdFlags::empty()),
+            made => made,
+        };
+        let inherited = File::from(memory?);
         let file = inherited.try_clone()?;
         // It stays open for as long as the process lives, to be inherited and found.
         std::mem::forget(inherited);
@@ -105,7 +113,8 @@ impl Masters {
         if self.read()?.iter().any(is_known) {
             return Ok(());
         }
-        let turn = self.lock(FlockOperation::NonBlockingLockExclusive, limit);
+        let exclusive = FlockOperation::NonBlockingLockExclusive;
+        let turn = self.lock(exclusive, limit.min(SHORT));
         let mut masters = self.read()?;
         masters.retain(|known| known.is_alive());
         if !masters.iter().any(is_known) {
@@ -114,7 +123,11 @@ impl Masters {
         let bytes: Vec<u8> = masters.iter().flat_map(|m| m.word().to_le_bytes()).collect();
         self.file.write_all_at(&bytes, 0)?;
         self.file.set_len(bytes.len() as u64)?;
-        turn.map(drop)
+        match turn {
+            // By now no change begins any more.
+            Err(MastersError::Busy) => self.lock(exclusive, limit).map(drop),
+            turn => turn.map(drop),
+        }
     }
 
     /// Lets a process of `master` change something, unless another master lives.

@@ -409,7 +409,11 @@ impl Service<'_> {
     fn state_since(&self, served: &Served, known: Option<&State>) -> Result<State, Problem> {
         let (zone, record) = (self.zone(served)?, self.record(served)?);
         let state = zone.state(record, known).map_err(|e| of_zone(&e))?;
-        if state.table.upstream != served.name || !zone.is_taken(record) {
+        if !zone.is_taken(record) {
+            // It has moved to another zone.
+            return Err(of_zone(&ZoneError::Retired));
+        }
+        if state.table.upstream != served.name {
             // Asked of a worker whose configuration is an older one.
             let detail = format!("upstream {:?} is no longer in the configuration", served.name);
             return Err(Problem::new(404, detail));
@@ -804,7 +808,7 @@ mod tests {
         f.zone.give_up(f.served[0].record.unwrap());
         let target = "/v1/upstreams/web/switch";
         let refused = f.ask(Method::Post, target, None, r#"{"release":"v1"}"#).unwrap_err();
-        assert_eq!(refused.status, 404);
+        assert_eq!(refused.status, 409);
         assert_eq!((f.zone.upstreams_use().used, f.zone.releases_use().used), (0, 0));
     }
 

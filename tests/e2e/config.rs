@@ -59,6 +59,10 @@ const MISTAKES: &[Mistake] = &[
         says: &["\"zone\" does not work with \"shunt\"", "remove it"],
     },
     Mistake {
+        http: "shunt_zone shunt:1m;\nupstream web {\nleast_conn;\nshunt; #%HERE%\nserver 127.0.0.1:1;\nzone web 64k; }",
+        says: &["\"zone\" does not work with \"shunt\"", "remove it"],
+    },
+    Mistake {
         http: "shunt_zone shunt:1m;\nserver {\nlisten 127.0.0.1:%PORT%;\nlocation / {\nshunt_api write=on; #%HERE%\n} }",
         says: &["\"shunt_api write=on\" on a TCP port needs \"token_file=\""],
     },
@@ -83,6 +87,14 @@ const MISTAKES: &[Mistake] = &[
         says: &["invalid zone \"shunt\", write it as \"shunt:1m\""],
     },
     Mistake { http: "shunt_zone shunt:4k; #%HERE%\n", says: &["is too small, give it 32k"] },
+    Mistake {
+        http: "shunt_zone shunt:1m state=%FOLDER%/state/; #%HERE%\n",
+        says: &["\"state=\" needs the path of a file"],
+    },
+    Mistake {
+        http: "shunt_zone a:1m state=%STATE%;\nshunt_zone b:1m state=%STATE%; #%HERE%\n",
+        says: &["zone \"a\" has the same state file"],
+    },
     Mistake {
         http: "shunt_zone a:1m;\nshunt_zone b:1m;\nupstream web {\nshunt; #%HERE%\nserver 127.0.0.1:1; }",
         says: &["there are several zones, say which"],

@@ -104,6 +104,97 @@ fn p6_bad_input_changes_nothing(build: &Build) {
     assert_eq!(nginx.complaints(), [] as [String; 0]);
 }
 
+fn p6_bad_canaries_and_holds_change_nothing(build: &Build) {
+    let (nginx, _a) = start(build);
+    let admin = nginx.admin();
+    for release in ["b", "c"] {
+        assert_eq!(admin.put("web", release, &["127.0.0.1:9".to_owned()]).status, 201);
+    }
+    let canary = "/v1/upstreams/web/canary";
+    let hold = "/v1/upstreams/web/hold";
+    // Once without any, and once with one of each: they stay as they are.
+    for round in 0..2 {
+        let before = admin.state("web");
+        let file = fs::read(nginx.path("state/state.json")).unwrap();
+        let stale = format!("\"{}\"", before.generation - 1);
+        let stale = [("If-Match", stale.as_str())];
+        let mut cases: Vec<Case> = Vec::new();
+        for (body, status) in [
+            ("", 411),
+            ("0.5", 422),
+            (r#"{"release":"b""#, 400),
+            (r#"{"release":"b"}"#, 422),
+            (r#"{"share":0.5}"#, 422),
+            (r#"{"release":"b","share":-0.1}"#, 422),
+            (r#"{"release":"b","share":1.0001}"#, 422),
+            (r#"{"release":"b","share":0.00001}"#, 422),
+            (r#"{"release":"b","share":"half"}"#, 422),
+            (r#"{"release":"b","share":null}"#, 422),
+            (r#"{"release":"b","share":1e400}"#, 400),
+            (r#"{"release":"b","share":0.5,"until":"noon"}"#, 422),
+            (r#"{"release":"none","share":0.5}"#, 404),
+            (r#"{"release":"a/b","share":0.5}"#, 422),
+            // The active one.
+            (r#"{"release":"a","share":0.5}"#, 409),
+        ] {
+            cases.push(("PUT", canary, &[], body.to_owned(), status));
+        }
+        for (body, status) in [
+            ("", 411),
+            ("30", 422),
+            (r#"{"timeout":"30s""#, 400),
+            ("{}", 422),
+            (r#"{"timeout":30}"#, 422),
+            (r#"{"timeout":"soon"}"#, 422),
+            (r#"{"timeout":"-1s"}"#, 422),
+            (r#"{"timeout":"0s"}"#, 422),
+            (r#"{"timeout":"61m"}"#, 422),
+            (r#"{"timeout":"99999999999999999999s"}"#, 422),
+            (r#"{"timeout":"30s","max":10}"#, 422),
+        ] {
+            cases.push(("PUT", hold, &[], body.to_owned(), status));
+        }
+        let (good_canary, good_hold) = (r#"{"release":"b","share":0.5}"#, r#"{"timeout":"30s"}"#);
+        for (target, good) in [(canary, good_canary), (hold, good_hold)] {
+            cases.push(("PUT", target, &stale, good.to_owned(), 412));
+            cases.push(("PUT", target, &[("If-Match", "7")], good.to_owned(), 400));
+            cases.push(("DELETE", target, &stale, String::new(), 412));
+            cases.push(("POST", target, &[], good.to_owned(), 405));
+            cases.push(("GET", target, &[], String::new(), 405));
+        }
+        for nowhere in ["/v1/upstreams/none/canary", "/v1/upstreams/none/previous"] {
+            cases.push(("DELETE", nowhere, &[], String::new(), 404));
+        }
+        cases.push(("PUT", "/v1/upstreams/none/canary", &[], good_canary.to_owned(), 404));
+        cases.push(("PUT", "/v1/upstreams/none/hold", &[], good_hold.to_owned(), 404));
+        for (method, target, headers, body, status) in cases {
+            let response = admin.ask(method, target, headers, body.as_bytes());
+            let text = response.text();
+            assert_eq!(response.status, status, "{method} {target} {headers:?} {body}: {text}");
+            let problem = problem(&response);
+            if status == 412 {
+                assert_eq!(problem.upstream.unwrap().generation, before.generation);
+            }
+        }
+        let now = admin.state("web");
+        // Of a hold, the time that is left goes on.
+        let hold_is = now.hold.is_some();
+        assert_eq!(hold_is, before.hold.is_some());
+        assert_eq!(shunt_api::Upstream { hold: before.hold, ..now }, before, "round {round}");
+        assert_eq!(fs::read(nginx.path("state/state.json")).unwrap(), file);
+        if round == 0 {
+            // What is not there cannot be ended, and that is no change either.
+            for target in [canary, hold] {
+                assert_eq!(admin.ask("DELETE", target, &[], b"").status, 200);
+            }
+            assert_eq!(admin.state("web"), before);
+            assert_eq!(admin.ask("PUT", canary, &[], good_canary.as_bytes()).status, 200);
+            assert_eq!(admin.ask("PUT", hold, &[], br#"{"timeout":"30m"}"#).status, 200);
+        }
+    }
+    assert_eq!(nginx.complaints(), [] as [String; 0]);
+}
+
 fn p6_a_body_is_read_whole_however_it_arrives(build: &Build) {
     let (nginx, _a) = start(build);
     let admin = nginx.admin();
@@ -241,6 +332,65 @@ fn p11_whoever_has_no_right_changes_and_learns_nothing(build: &Build) {
     }
 }
 
+fn p11_a_refusal_is_the_same_whatever_there_is(build: &Build) {
+    let a = Backend::start("a", 1);
+    let port = free_port();
+    let token_file = tempfile::NamedTempFile::new().unwrap();
+    fs::write(token_file.path(), "correct-horse-battery\n").unwrap();
+    let http = format!(
+        "{STANDARD} upstream web {{ shunt;\n{} }}
+         server {{ listen 127.0.0.1:{port}; location / {{ shunt_api write=on token_file={}; }} }}",
+        a.lines(),
+        token_file.path().display()
+    );
+    let nginx = Nginx::start(build, Setup { http, workers: 2 });
+    let admin = nginx.admin();
+    assert_eq!(admin.put("web", "b", &["127.0.0.1:9".to_owned()]).status, 201);
+    let before = admin.state("web");
+
+    // Each call for what there is and what there is not, with what is right and what is wrong.
+    let good = br#"{"release":"b","share":0.5,"timeout":"1s","servers":[]}"#;
+    let large = vec![b' '; shunt_api::MAX_BODY + 1];
+    let bodies: [&[u8]; 4] = [good, b"{", b"", &large];
+    let conditions: [&[(&str, &str)]; 3] =
+        [&[], &[("If-Match", "\"2\"")], &[("If-Match", "\"99\"")]];
+    let calls = ["web", "none"].into_iter().flat_map(|upstream| {
+        let release = move |r: &str| format!("/v1/upstreams/{upstream}/releases/{r}");
+        let of = move |what: &str| format!("/v1/upstreams/{upstream}/{what}");
+        ["a", "b", "none"]
+            .into_iter()
+            .flat_map(move |r| [("PUT", release(r)), ("DELETE", release(r))])
+            .chain([("POST", of("switch")), ("PUT", of("canary")), ("DELETE", of("canary"))])
+            .chain([("PUT", of("hold")), ("DELETE", of("hold")), ("DELETE", of("previous"))])
+    });
+    let calls: Vec<(&str, String)> = calls.collect();
+    let unix = |prefix: &'static str| {
+        let socket = nginx.path("api.sock");
+        move || (Connection::unix(&socket).unwrap(), prefix)
+    };
+    type Open<'a> = Box<dyn Fn() -> (Connection, &'static str) + 'a>;
+    let ways: [(u16, Open); 2] =
+        [(403, Box::new(unix("/read"))), (401, Box::new(|| (Connection::tcp(port).unwrap(), "")))];
+    for (status, open) in ways {
+        let mut said: Option<(Vec<(String, String)>, String)> = None;
+        for (method, target) in &calls {
+            for body in bodies {
+                for condition in conditions {
+                    let (mut connection, prefix) = open();
+                    // The server may refuse before all of it is sent.
+                    let _ = connection.send(method, &format!("{prefix}{target}"), condition, body);
+                    let mut response = connection.receive().unwrap();
+                    assert_eq!(response.status, status, "{method} {target}");
+                    response.headers.retain(|(name, _)| !["date", "connection"].contains(&&**name));
+                    let this = (response.headers.clone(), response.text());
+                    assert_eq!(*said.get_or_insert(this.clone()), this, "{method} {target}");
+                }
+            }
+        }
+    }
+    assert_eq!(admin.state("web"), before);
+}
+
 fn p11_a_named_user_may_write(build: &Build) {
     if !rustix::process::geteuid().is_root() {
         // Only root can become somebody else; this user may write to what it runs itself.
@@ -270,10 +420,12 @@ fn p11_a_named_user_may_write(build: &Build) {
 
 each_nginx!(
     p6_bad_input_changes_nothing,
+    p6_bad_canaries_and_holds_change_nothing,
     p6_a_body_is_read_whole_however_it_arrives,
     the_api_answers_inside_of_if_and_limit_except,
     a_host_name_is_refused_with_advice,
     p6_the_same_again_changes_nothing,
     p11_whoever_has_no_right_changes_and_learns_nothing,
+    p11_a_refusal_is_the_same_whatever_there_is,
     p11_a_named_user_may_write,
 );
