@@ -429,7 +429,7 @@ impl<'z> Life<'z> {
                 if !matches!(call, Call::Switch { .. }) {
                     let said: Upstream = serde_json::from_slice(&reply.body).expect("a state");
                     // How long a hold still lasts has changed by now.
-                    let ends = now.hold.clone().filter(|_| said.hold.is_some());
+                    let ends = now.hold.filter(|_| said.hold.is_some());
                     assert_eq!(Upstream { hold: ends, ..said }, now);
                 }
             }

@@ -40,8 +40,8 @@ fn configurations(snapshot: &Snapshot) -> [Vec<Configured>; 3] {
         let one = |saved: &Saved| Configured {
             name: saved.name.clone(),
             // Both, and neither.
-            fallback: saved.name.len() % 2 == 0,
-            preview: saved.name.len() % 2 == 0,
+            fallback: saved.name.len().is_multiple_of(2),
+            preview: saved.name.len().is_multiple_of(2),
             releases: releases(saved),
         };
         snapshot.upstreams.iter().map(one).collect()

@@ -83,10 +83,10 @@ fn a_canary_gets_its_share_and_a_client_keeps_its_side(build: &Build) {
     // A fresh connection may be another worker's; a client is on its side there, too.
     assert_eq!(share(&nginx, "b", 0.5).status, 200);
     let once = sides();
-    for n in 0..40 {
+    for (n, side) in once.iter().take(40).enumerate() {
         let key = format!("client {n}");
         let (release, _) = ask(&nginx, &[("X-Key", &key)]);
-        assert_eq!(release == "b", once[n], "client {n}");
+        assert_eq!(release == "b", *side, "client {n}");
     }
     assert_eq!(ask(&nginx, &[("X-Want", "a"), ("X-Key", "x")]), answer("a", "preview"));
 }
