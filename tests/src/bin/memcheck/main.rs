@@ -30,6 +30,8 @@ use report::Report;
 const ROUNDS: usize = 100;
 /// Each of them goes every other way that there is.
 const WAYS: usize = 40;
+/// So many of them before that.
+const WARM: usize = 10;
 const WORKERS: usize = 2;
 /// One for each kind of balancing, and one with TLS, whose sessions a view keeps.
 const UPSTREAMS: [&str; 6] = ["web", "plain", "hash", "random", "ip", "tls"];
@@ -45,7 +47,9 @@ fn main() -> ExitCode {
     let mut driver = Driver::start(&logs);
     driver.serve_everything();
     let switching = driver.grown("switching", |driver| (0..ROUNDS).for_each(|i| driver.round(i)));
-    let ways = driver.grown("ways", |driver| (0..WAYS).for_each(|i| driver.way(i)));
+    // The first ones let each worker make what it keeps, such as its line of parked requests.
+    (0..WARM).for_each(|i| driver.way(i));
+    let ways = driver.grown("ways", |driver| (WARM..WARM + WAYS).for_each(|i| driver.way(i)));
     let reloading = driver.reload();
     driver.kill_workers();
     let report = driver.end();
