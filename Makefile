@@ -73,7 +73,7 @@ fuzz: ## libFuzzer on everything that reads what others wrote (TIME=600 seconds 
 miri: ## the types and the state machine in Rust's interpreter, which sees undefined behaviour
 	scripts/miri
 
-memcheck: ## NGINX with the module under valgrind: switches, reloads, killed workers
+memcheck: ## NGINX with the module under valgrind, through all that it does, reloads and killed workers included
 	scripts/memcheck
 
 bench: build ## what a request costs with the module, in instructions, beside NGINX without it

@@ -76,6 +76,7 @@ mod tests {
     use super::*;
 
     #[test]
+    #[cfg_attr(miri, ignore = "takes an hour, and has nothing for Miri")]
     fn every_step_is_read_back_as_it_was_written() {
         for parts in 0..=Portion::WHOLE {
             let portion = Portion::of_parts(parts);

@@ -2,10 +2,15 @@
 
 use std::time::{Duration, SystemTime};
 
+use rustix::time::ClockId;
+
+/// Miri has only one of this kind.
+const CLOCK: ClockId = if cfg!(miri) { ClockId::Monotonic } else { ClockId::Boottime };
+
 /// Milliseconds since the machine started, sleep included (`CLOCK_BOOTTIME` in `clock_gettime(2)`).
 #[must_use]
 pub fn since_boot() -> u64 {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    let now = rustix::time::clock_gettime(CLOCK);
     let millis = now.tv_sec * 1000 + now.tv_nsec / 1_000_000;
     u64::try_from(millis).unwrap_or(0)
 }

@@ -547,6 +547,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "takes an hour, and has nothing for Miri")]
     fn a_zone_that_is_too_small_names_the_size_that_would_do() {
         let small = words(1 << 15);
         let zone = Zone::create(&small, 16).unwrap();

@@ -16,7 +16,10 @@ use crate::streams::client::{Client, Protocol, Server};
 fn start(build: &Build, protocol: Protocol, conf: &str) -> (Server, Backend) {
     let a = Backend::start("a", 1);
     let upstream = format!("upstream web {{ shunt;\n{} keepalive 8; }}", a.lines());
-    let server = format!("{conf} location / {{ proxy_pass http://web; }}");
+    let server = format!(
+        "{conf} proxy_http_version 1.1; proxy_set_header Connection \"\";
+         location / {{ proxy_pass http://web; }}"
+    );
     (Server::start(build, protocol, Setup::standard(&upstream), &server), a)
 }
 

@@ -1,13 +1,18 @@
 //! Real NGINX with the module under valgrind: switches, releases that come and go, waits for drains,
-//! upgraded connections, bad input, reloads, killed workers. Ends with what valgrind counted, and
-//! fails on one error, one lost block, or memory that grows.
+//! previews, canaries, fallbacks, holds, metrics, upgraded connections, bad input, reloads, killed
+//! workers. Ends with what valgrind counted, and fails on one error, one lost block, or memory that
+//! grows.
 
 #![forbid(unsafe_code)]
+
+mod conf;
+mod report;
+mod ways;
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 
 use rustix::process::Signal;
 use shunt_tests::admin::{Admin, problem};
@@ -16,11 +21,17 @@ use shunt_tests::build::{self, Build};
 use shunt_tests::client::Connection;
 use shunt_tests::nginx::{Nginx, Setup};
 use shunt_tests::process::{children, is_running, signal};
-use shunt_tests::valgrind::{self, Growth, Log};
+use shunt_tests::valgrind::{self, Growth};
 use shunt_tests::{free_port, until};
+
+use report::Report;
 
 /// Each of them switches there and back.
 const ROUNDS: usize = 100;
+/// Each of them goes every other way that there is.
+const WAYS: usize = 40;
+/// So many of them before that.
+const WARM: usize = 10;
 const WORKERS: usize = 2;
 /// One for each kind of balancing, and one with TLS, whose sessions a view keeps.
 const UPSTREAMS: [&str; 6] = ["web", "plain", "hash", "random", "ip", "tls"];
@@ -36,10 +47,13 @@ fn main() -> ExitCode {
     let mut driver = Driver::start(&logs);
     driver.serve_everything();
     let switching = driver.grown("switching", |driver| (0..ROUNDS).for_each(|i| driver.round(i)));
+    // The first ones let each worker make what it keeps, such as its line of parked requests.
+    (0..WARM).for_each(|i| driver.way(i));
+    let ways = driver.grown("ways", |driver| (WARM..WARM + WAYS).for_each(|i| driver.way(i)));
     let reloading = driver.reload();
     driver.kill_workers();
     let report = driver.end();
-    report.print(&logs, &[switching, reloading].concat())
+    report.print(&logs, &[switching, ways, reloading].concat())
 }
 
 struct Driver {
@@ -65,6 +79,8 @@ struct Counts {
     upgraded: usize,
     refused: usize,
     reloads: usize,
+    fallbacks: usize,
+    parked: usize,
 }
 
 /// What a stage has left behind in a process.
@@ -75,15 +91,6 @@ struct Grown {
     growth: Growth,
 }
 
-/// A process that ended, and what it was.
-struct Report {
-    logs: Vec<Log>,
-    master: BTreeSet<u32>,
-    killed: BTreeSet<u32>,
-    switches: usize,
-    counts: Counts,
-}
-
 impl Driver {
     fn start(folder: &Path) -> Self {
         let (a, b) = (Backend::start("a", 2), Backend::start("b", 1));
@@ -91,8 +98,8 @@ impl Driver {
         let tls = format!("127.0.0.1:{}", free_port());
         let setup = Setup { http: String::new(), workers: WORKERS };
         let mut nginx = Nginx::prepare(&build, setup);
-        certificate(nginx.folder());
-        nginx.set_http(&http(&a, &b, &tls, ""));
+        conf::certificate(nginx.folder());
+        nginx.set_http(&conf::http(&a, &b, &tls, ""));
         // What a test of the configuration makes, it has to clean up as well.
         assert!(nginx.test().0, "{}", nginx.test().1);
         let good = nginx.http().to_owned();
@@ -139,7 +146,7 @@ impl Driver {
     /// Lets every worker serve both releases of every upstream, so that each has all it ever makes.
     fn serve_everything(&mut self) {
         let workers: BTreeSet<u32> = self.nginx.workers().into_iter().collect();
-        for upstream in UPSTREAMS {
+        for upstream in UPSTREAMS.into_iter().chain(["ways"]) {
             for release in ["b", "a"] {
                 self.switch(upstream, release);
                 let mut served = BTreeSet::new();
@@ -335,7 +342,7 @@ impl Driver {
     fn reload(&mut self) -> Vec<Grown> {
         let master = self.nginx.master();
         let first = self.nginx.http().to_owned();
-        let more = http(
+        let more = conf::http(
             &self.a,
             &self.b,
             &self.tls,
@@ -375,9 +382,11 @@ impl Driver {
         };
         // The first ones let NGINX allocate what it keeps.
         step(self);
+        self.hold_across_a_reload();
         let _ = valgrind::growth(&self.folder, master);
         for _ in 0..4 {
             step(self);
+            self.hold_across_a_reload();
         }
         self.compare("reloading", &[master])
     }
@@ -405,6 +414,7 @@ impl Driver {
             });
             self.ask("GET", "/web", b"", "b");
             self.switch("web", "a");
+            self.kill_under_a_hold();
         }
         self.serve_everything();
     }
@@ -437,162 +447,4 @@ impl Driver {
         let Self { folder, switches, killed, counts, .. } = self;
         Report { logs: valgrind::logs(&folder), master, killed, switches, counts }
     }
-}
-
-impl Report {
-    fn print(&self, folder: &Path, grown: &[Grown]) -> ExitCode {
-        let Counts { requests, drains, cancelled, upgraded, refused, reloads } = self.counts;
-        println!(
-            "{} switches, {requests} requests, {upgraded} upgraded connections, {drains} drains, \
-             {cancelled} waits whose client left, {refused} bad calls, {reloads} reloads, {} workers \
-             killed",
-            self.switches,
-            self.killed.len()
-        );
-        let mut wrong = Vec::new();
-        println!(
-            "\n{:>8}  {:8} {:>12} {:>7} {:>7} {:>11}",
-            "pid", "process", "allocations", "errors", "lost", "suppressed"
-        );
-        for log in &self.logs {
-            let process = if self.master.contains(&log.pid) {
-                "master"
-            } else if self.master.contains(&log.parent) {
-                "worker"
-            } else {
-                "test"
-            };
-            let Some((errors, suppressed)) = log.errors else {
-                println!("{:>8}  {process:8} {:>12}", log.pid, "killed");
-                if !self.killed.contains(&log.pid) {
-                    wrong.push(format!("process {} did not end in order", log.pid));
-                }
-                continue;
-            };
-            println!(
-                "{:>8}  {process:8} {:>12} {errors:>7} {:>7} {suppressed:>11}",
-                log.pid, log.allocations, log.lost
-            );
-            if errors > 0 || log.lost > 0 {
-                wrong.push(format!("process {}: {errors} errors, {} lost", log.pid, log.lost));
-            }
-        }
-        println!("\n{:>8}  {:10} {:>14} {:>14}", "pid", "stage", "blocks more", "of the module");
-        for Grown { stage, pid, growth } in grown {
-            println!("{pid:>8}  {stage:10} {:>14} {:>14}", growth.all, growth.module);
-            if growth.module > 0 || growth.all > SLACK {
-                wrong.push(format!("process {pid} has grown by {stage}"));
-            }
-        }
-        let findings = self.logs.iter().flat_map(|log| &log.findings);
-        let (module, other): (Vec<_>, Vec<_>) = findings.partition(|finding| finding.module);
-        for finding in module.iter().chain(&other) {
-            println!("\n{}", finding.text);
-        }
-        println!("\n{} findings with the module, {} without", module.len(), other.len());
-        // A run in which valgrind saw nothing has tested nothing.
-        if self.logs.len() <= self.killed.len() || self.logs.iter().all(|l| l.allocations == 0) {
-            wrong.push(format!("there is no log in {}", folder.display()));
-        }
-        if wrong.is_empty() && module.is_empty() && other.is_empty() {
-            println!("memcheck: nothing is wrong");
-            ExitCode::SUCCESS
-        } else {
-            wrong.iter().for_each(|w| println!("wrong: {w}"));
-            println!("memcheck: failed");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-/// A certificate for the server that answers with TLS.
-fn certificate(folder: &Path) {
-    let output = Command::new("openssl")
-        .args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=tls", "-days", "2"])
-        .arg("-keyout")
-        .arg(folder.join("tls.key"))
-        .arg("-out")
-        .arg(folder.join("tls.crt"))
-        .output()
-        .expect("openssl");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-}
-
-fn http(a: &Backend, b: &Backend, tls: &str, more: &str) -> String {
-    let methods = [
-        ("web", "least_conn;", "keepalive 4;"),
-        ("plain", "", ""),
-        ("hash", "hash $request_id consistent;", ""),
-        ("random", "random two;", ""),
-        ("ip", "ip_hash;", ""),
-    ];
-    let upstreams: String = methods
-        .iter()
-        .map(|(name, method, keepalive)| {
-            // Two zones, so that both ways to find one are taken.
-            let zone = if *name == "random" { "zone=other" } else { "zone=shunt" };
-            let (a, b) = (a.lines(), b.lines());
-            format!("upstream {name} {{ {method} shunt {zone};\n{a}{b}{keepalive} }}\n")
-        })
-        .collect();
-    let locations: String = methods
-        .iter()
-        .map(|(name, ..)| {
-            format!(
-                "location /{name} {{ proxy_pass http://{name}; }}
-                 location /held/{name} {{ proxy_pass http://{name}; }}
-                 location /ws/{name} {{
-                     proxy_set_header Upgrade $http_upgrade;
-                     proxy_set_header Connection upgrade;
-                     proxy_pass http://{name};
-                 }}
-                 location /missing/{name} {{
-                     proxy_intercept_errors on;
-                     error_page 404 = @other;
-                     proxy_pass http://{name};
-                 }}\n"
-            )
-        })
-        .collect();
-    format!(
-        r#"
-    shunt_zone shunt:1m state=%STATE%;
-    shunt_zone other:256k;
-    {upstreams}
-    upstream tls {{
-        shunt zone=shunt;
-        shunt_release a {tls};
-        shunt_release b {tls} weight=2;
-    }}
-    {more}
-    server {{
-        listen unix:%FOLDER%/api.sock;
-        location / {{ shunt_api write=on; }}
-    }}
-    server {{
-        # A queue for each worker, so that all of them get some.
-        listen 127.0.0.1:%PORT% reuseport;
-        client_max_body_size 1m;
-        add_header X-Shunt "$shunt_upstream $shunt_release $shunt_generation" always;
-        add_header X-Worker $pid always;
-        proxy_http_version 1.1;
-        proxy_set_header Connection "";
-        {locations}
-        location /tls {{ proxy_pass https://tls; }}
-        location /missing/tls {{
-            proxy_intercept_errors on;
-            error_page 404 = @other;
-            proxy_pass https://tls;
-        }}
-        location @other {{ proxy_pass http://plain; }}
-    }}
-    server {{
-        listen {tls} ssl;
-        ssl_certificate %FOLDER%/tls.crt;
-        ssl_certificate_key %FOLDER%/tls.key;
-        location / {{ return 200 "tls"; }}
-        location /missing/ {{ return 404; }}
-    }}
-"#
-    )
 }
