@@ -185,6 +185,8 @@ async fn a_branch_becomes_a_release_with_its_commit_as_revision() {
     assert!(!fetched.folder.join("notes").exists() && !fetched.folder.join(".git").exists());
     assert_eq!(releases(&world), ["v1"]);
     assert!(world.said.iter().any(|line| *line == format!("main is commit {commit}")));
+    let copy = world.path("web/source.git").metadata().unwrap();
+    assert_eq!(copy.permissions().mode() & 0o777, 0o700, "it is nobody else's business");
 }
 
 #[tokio::test]

@@ -10,7 +10,8 @@ use std::path::PathBuf;
 
 use super::archive::{self, ArchiveError};
 use super::mirror::Git;
-use super::partial::{Order, Partial, Revision};
+use super::order::Order;
+use super::partial::{Partial, Revision};
 use super::reference::{Kind, Reference, is_hash};
 use super::url::{BadUrl, GitUrl};
 use super::{Fetched, SourceError, blocking};
