@@ -8,6 +8,10 @@
 //! Its end is the end of its group: what it has left running there is killed. What it has started in a
 //! group of its own stays, and is not waited for, even if it holds the pipe open.
 
+mod lines;
+
+pub use lines::Lines;
+
 use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::io;
@@ -30,15 +34,13 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 
 use crate::runner::user::{self, User};
+use lines::Splitter;
 
 /// How long a program may take to end after `SIGTERM`.
 const GRACE: Duration = Duration::from_secs(5);
 
 /// How long is waited for the last words of what a program has left running with its output.
 const LAST_WORDS: Duration = Duration::from_millis(250);
-
-/// The longest line that is passed on, in bytes; what is longer is cut.
-const LONGEST: usize = 4 << 10;
 
 /// How many of the last lines explain a failure.
 const LAST: usize = 30;
@@ -57,9 +59,6 @@ const NOT_PASSED_ON: [&str; 7] = [
     "LISTEN_FDNAMES",
     "JOURNAL_STREAM",
 ];
-
-/// Takes what a program says, line by line.
-pub type Lines<'a> = dyn FnMut(&str) + Send + 'a;
 
 /// A program to run.
 #[derive(Debug)]
@@ -314,71 +313,6 @@ fn after(time: Duration) -> Instant {
     now.checked_add(time).unwrap_or(now + Duration::from_secs(86400 * 365))
 }
 
-/// Makes lines of what comes in pieces.
-#[derive(Default)]
-struct Splitter {
-    line: Vec<u8>,
-    /// Whether the line was longer.
-    cut: bool,
-    /// Whether the next piece of the line is written over it.
-    back: bool,
-}
-
-impl Splitter {
-    fn feed(&mut self, bytes: &[u8], lines: &mut Lines<'_>) {
-        for byte in bytes {
-            match byte {
-                b'\n' => self.end(lines),
-                b'\r' => self.back = true,
-                _ => {
-                    // As a terminal would have it: of a progress bar, only the last state stays.
-                    if std::mem::take(&mut self.back) {
-                        self.line.clear();
-                        self.cut = false;
-                    }
-                    match self.line.len() < LONGEST {
-                        true => self.line.push(*byte),
-                        false => self.cut = true,
-                    }
-                }
-            }
-        }
-    }
-
-    /// Passes on what is left, if there is something.
-    fn finish(mut self, lines: &mut Lines<'_>) {
-        if !self.line.is_empty() {
-            self.end(lines);
-        }
-    }
-
-    /// Passes on the line.
-    fn end(&mut self, lines: &mut Lines<'_>) {
-        let mut text = plain(&String::from_utf8_lossy(&self.line));
-        if self.cut {
-            text.push('…');
-        }
-        lines(&text);
-        *self = Self::default();
-    }
-}
-
-/// The text without what a terminal would take for an order, as colours.
-fn plain(text: &str) -> String {
-    let mut chars = text.chars().peekable();
-    let mut plain = String::with_capacity(text.len());
-    while let Some(c) = chars.next() {
-        if c == '\x1b' && chars.next_if_eq(&'[').is_some() {
-            // Up to the letter that ends it (ECMA-48, 5.4).
-            while chars.next_if(|c| !('@'..='~').contains(c)).is_some() {}
-            chars.next();
-        } else if !c.is_control() || c == '\t' {
-            plain.push(c);
-        }
-    }
-    plain
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -592,38 +526,5 @@ mod tests {
         let error = running.await.unwrap_err();
         assert_eq!(error.to_string(), "it ended with signal 9");
         until("it is gone", || !is_there(&pid)).await;
-    }
-
-    fn split(pieces: &[&[u8]]) -> Vec<String> {
-        let mut said = Vec::new();
-        let mut splitter = Splitter::default();
-        for piece in pieces {
-            splitter.feed(piece, &mut |line: &str| said.push(line.to_owned()));
-        }
-        said
-    }
-
-    #[test]
-    fn lines_are_cut_and_made_readable() {
-        assert_eq!(split(&[b"a", b"b\nc\r\n", b"\n"]), ["ab", "c", ""]);
-        assert_eq!(split(&[b"10 %\r", b"100 %\r\n"]), ["100 %"]);
-        assert_eq!(split(&[b"\xff\xc3\xa9\n"]), ["\u{fffd}é"]);
-        assert_eq!(split(&[b"\x1b[1;32mok\x1b[0m\x1b]0;x\x07\tend\x1b[\n"]), ["ok]0;x\tend"]);
-        let long = [b'x'; LONGEST + 1];
-        assert_eq!(split(&[&long, &long, b"\nnext\n"])[1], "next");
-        let cut = &split(&[&long, b"\n"])[0];
-        assert_eq!((cut.chars().count(), cut.ends_with("x…")), (LONGEST + 1, true));
-    }
-
-    proptest::proptest! {
-        #[test]
-        fn no_byte_breaks_a_line(bytes: Vec<u8>, at: usize) {
-            let ends = |said: &[String]| said.iter().all(|line| !line.contains(|c: char| c.is_control() && c != '\t'));
-            let whole = split(&[&bytes, b"\n"]);
-            proptest::prop_assert!(ends(&whole));
-            // It does not matter how it comes in pieces.
-            let (a, b) = bytes.split_at(at % (bytes.len() + 1));
-            proptest::prop_assert_eq!(whole, split(&[a, b, b"\n"]));
-        }
     }
 }

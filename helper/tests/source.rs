@@ -142,16 +142,15 @@ fn releases(world: &World) -> Vec<String> {
 }
 
 /// Processes that were started to fetch something for this test's application.
-fn running() -> usize {
+fn running() -> Vec<PathBuf> {
     let marks = [format!("SHUNT_APP=web-{}", std::process::id()), "SHUNT_STEP=fetch".to_owned()];
-    let entries = fs::read_dir("/proc").unwrap();
-    let environ = |entry: std::io::Result<fs::DirEntry>| {
-        fs::read(entry.ok()?.path().join("environ")).ok().filter(|text| !text.is_empty())
+    let entries = fs::read_dir("/proc").unwrap().map(|entry| entry.unwrap().path());
+    let matches = |process: &PathBuf| {
+        // One that has ended has none any more.
+        let environ = fs::read(process.join("environ")).unwrap_or_default();
+        marks.iter().all(|mark| environ.split(|b| *b == 0).any(|line| line == mark.as_bytes()))
     };
-    let matches = |text: &Vec<u8>| {
-        marks.iter().all(|mark| text.split(|b| *b == 0).any(|line| line == mark.as_bytes()))
-    };
-    entries.filter_map(environ).filter(matches).count()
+    entries.filter(matches).collect()
 }
 
 async fn until(what: &str, mut is: impl FnMut() -> bool) {
@@ -185,6 +184,8 @@ async fn a_branch_becomes_a_release_with_its_commit_as_revision() {
     assert!(!fetched.folder.join("notes").exists() && !fetched.folder.join(".git").exists());
     assert_eq!(releases(&world), ["v1"]);
     assert!(world.said.iter().any(|line| *line == format!("main is commit {commit}")));
+    let copy = world.path("web/source.git").metadata().unwrap();
+    assert_eq!(copy.permissions().mode() & 0o777, 0o700, "it is nobody else's business");
 }
 
 #[tokio::test]
@@ -503,7 +504,7 @@ async fn a_server_that_never_answers_is_waited_for_up_to_the_limit() {
     let app = world.app(&source, "");
     let error = world.fetch(&app, "v1").await.unwrap_err();
     assert!(matches!(error, SourceError::Limit(_)), "{error}");
-    until("git is gone", || running() == 0).await;
+    until("git is gone", || running().is_empty()).await;
     assert_eq!(releases(&world), [""; 0]);
     // The lock is free again.
     world.repository("origin");
@@ -518,10 +519,32 @@ async fn a_fetch_that_nobody_waits_for_any_more_ends() {
     let fetch = world.fetch(&app, "v1");
     tokio::select! {
         fetched = fetch => panic!("{fetched:?}"),
-        () = until("git runs", || running() > 0) => {}
+        () = until("git runs", || !running().is_empty()) => {}
     }
-    until("git is gone", || running() == 0).await;
+    until("git is gone", || running().is_empty()).await;
     assert_eq!(releases(&world), [""; 0]);
+}
+
+#[tokio::test]
+async fn p9_a_git_that_outlives_its_daemon_keeps_the_lock() {
+    let mut world = World::new();
+    let port = server("");
+    let app = world.app(&format!("git = \"git://127.0.0.1:{port}/web.git\""), "");
+    let copy = world.path("web/source.git");
+    let holds = |process: &PathBuf| {
+        let fds = fs::read_dir(process.join("fd")).into_iter().flatten();
+        fds.filter_map(|fd| fs::read_link(fd.ok()?.path()).ok()).any(|to| to == copy)
+    };
+    // That which waits for the server, and not one that was before it.
+    let fetches = |process: &PathBuf| {
+        let command = fs::read(process.join("cmdline")).unwrap_or_default();
+        command.split(|b| *b == 0).any(|part| part == b"fetch")
+    };
+    let holder = || running().into_iter().any(|process| fetches(&process) && holds(&process));
+    tokio::select! {
+        fetched = world.fetch(&app, "v1") => panic!("{fetched:?}"),
+        () = until("git holds the lock", holder) => {}
+    }
 }
 
 #[tokio::test]

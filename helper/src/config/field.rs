@@ -136,17 +136,13 @@ pub(super) fn some_optional_time<'de, D: Deserializer<'de>>(
 /// A size in bytes as NGINX writes it, and with `g` as in its offsets: `"512m"`, `"8g"`.
 pub(super) fn size<'de, D: Deserializer<'de>>(d: D) -> Result<u64, D::Error> {
     let text = String::deserialize(d)?;
-    let (digits, unit) = match text.to_ascii_lowercase().strip_suffix(['k', 'm', 'g']) {
-        Some(digits) => (digits.to_owned(), text.as_bytes()[digits.len()].to_ascii_lowercase()),
-        None => (text.clone(), b' '),
+    let (digits, shift) = match text.as_bytes() {
+        [digits @ .., b'k' | b'K'] => (digits, 10),
+        [digits @ .., b'm' | b'M'] => (digits, 20),
+        [digits @ .., b'g' | b'G'] => (digits, 30),
+        digits => (digits, 0),
     };
-    let shift = match unit {
-        b'k' => 10,
-        b'm' => 20,
-        b'g' => 30,
-        _ => 0,
-    };
-    let number = Some(digits).filter(|d| d.bytes().all(|b| b.is_ascii_digit()));
+    let number = std::str::from_utf8(digits).ok().filter(|d| !d.starts_with('+'));
     let number = number.and_then(|d| d.parse::<u64>().ok()?.checked_mul(1 << shift));
     let number = number.filter(|size| *size > 0);
     number.ok_or_else(|| {

@@ -188,7 +188,9 @@ mod tests {
         assert_eq!(archive.origin, Some(source::Source::Archive { path, sha256 }));
         assert_eq!((archive.strip, archive.max_size), (1, 8 << 30));
         assert_eq!(parse("").unwrap(), Source::default());
-        assert_eq!(parse("max_size = \"64m\"").unwrap().max_size, 64 << 20);
+        for (text, size) in [("64m", 64 << 20), ("2G", 2 << 30), ("7k", 7 << 10), ("99", 99)] {
+            assert_eq!(parse(&format!("max_size = {text:?}")).unwrap().max_size, size);
+        }
     }
 
     #[test]
@@ -217,6 +219,11 @@ mod tests {
             ("shared = [\"a/\", \"a/b\"]", 2, "\"a/b\" and \"a\" are or hold the same"),
             ("shared = [\"a/b\", \"a/\"]", 2, "are or hold the same"),
             ("max_size = \"big\"", 2, "is not a size"),
+            ("max_size = \"\"", 2, "is not a size"),
+            ("max_size = \"g\"", 2, "is not a size"),
+            ("max_size = \"+1g\"", 2, "is not a size"),
+            ("max_size = \"0\"", 2, "is not a size"),
+            ("max_size = \"99999999999g\"", 2, "is not a size"),
             ("timeout = \"0s\"", 2, "longer than nothing"),
             ("branch = \"main\"", 2, "unknown field `branch`, expected one of `git`, `ref`"),
         ];

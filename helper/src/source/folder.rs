@@ -12,7 +12,8 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-use super::partial::{DEPTH, Order, Partial, Revision};
+use super::order::Order;
+use super::partial::{DEPTH, Partial, Revision};
 use super::{Fetched, SourceError};
 
 /// Copies a folder. What somebody does to it meanwhile can make the copy incomplete, but never lead out
@@ -135,7 +136,7 @@ pub fn remove(folder: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::source::partial::{Owner, Room, Stop};
+    use crate::source::order::{Owner, Room, Stop};
     use shunt_api::ReleaseName;
     use std::os::unix::fs::PermissionsExt;
     use std::path::PathBuf;

@@ -1,5 +1,5 @@
 //! A release from a git repository: the machine's own git fetches what is new into a kept copy
-//! ([`super::mirror`]), the reference becomes a commit, and what `git archive` makes of the commit is
+//! (`mirror`), the reference becomes a commit, and what `git archive` makes of the commit is
 //! unpacked; `.gitattributes` can leave out files (`export-ignore`).
 //!
 //! A branch goes before a tag of the same name; a full hash is always the commit, and is not even asked
@@ -10,7 +10,8 @@ use std::path::PathBuf;
 
 use super::archive::{self, ArchiveError};
 use super::mirror::Git;
-use super::partial::{Order, Partial, Revision};
+use super::order::Order;
+use super::partial::{Partial, Revision};
 use super::reference::{Kind, Reference, is_hash};
 use super::url::{BadUrl, GitUrl};
 use super::{Fetched, SourceError, blocking};

@@ -181,25 +181,22 @@ fn make(root: &Path, user: Option<&User>) -> io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let folder = openat(place(root, FOLDER)?, ".", flags, Mode::empty())?;
     let mine = geteuid().as_raw();
-    let uid = user.map_or(mine, |user| user.uid);
     let owner = fstat(&folder)?.st_uid;
-    if owner == uid {
-        return Ok(folder);
-    }
-    let entry = |entry: &rustix::io::Result<rustix::fs::DirEntry>| {
-        entry.as_ref().is_ok_and(|e| !matches!(e.file_name().to_bytes(), b"." | b".."))
+    let inside = |entry: rustix::io::Result<rustix::fs::DirEntry>| {
+        entry.is_ok_and(|e| !matches!(e.file_name().to_bytes(), b"." | b".."))
     };
-    let is_empty = !Dir::read_from(&folder)?.any(|e| entry(&e));
-    match user {
-        // It was made here, now or by an attempt that was cut off; and if not, it holds nothing.
-        Some(user) if owner == mine && is_empty => {
+    // It was made here, now or by an attempt that was cut off; and if not, it holds nothing.
+    if owner == mine && !Dir::read_from(&folder)?.any(inside) {
+        if let Some(user) = user {
             fchown(&folder, Some(Uid::from_raw(user.uid)), Some(Gid::from_raw(user.gid)))?;
-            fchmod(&folder, Mode::RWXU)?;
-            Ok(folder)
         }
-        _ => Err(io::Error::new(
+        // What is in it may be nobody else's business.
+        fchmod(&folder, Mode::RWXU)?;
+    } else if owner != user.map_or(mine, |user| user.uid) {
+        return Err(io::Error::new(
             io::ErrorKind::PermissionDenied,
             "it belongs to another user than git runs as; remove it, it is only a copy",
-        )),
+        ));
     }
+    Ok(folder)
 }

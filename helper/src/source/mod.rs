@@ -17,6 +17,7 @@ pub mod checksum;
 pub mod folder;
 pub mod git;
 mod mirror;
+mod order;
 mod partial;
 pub mod reference;
 mod shared;
@@ -33,7 +34,7 @@ use crate::program::Lines;
 use archive::ArchiveError;
 use checksum::Sha256;
 use git::GitError;
-use partial::{Order, Room};
+use order::{Order, Room};
 use reference::Reference;
 use url::GitUrl;
 

@@ -11,147 +11,27 @@ use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Component, Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{
-    AtFlags, CWD, FileType, Gid, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT, Uid, chownat,
-    fchmod, fchown, fstat, futimens, linkat, mkdirat, openat, readlinkat, renameat, symlinkat,
-    syncfs, unlinkat,
+    AtFlags, CWD, Dir, FileType, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT, chownat, fstat,
+    futimens, linkat, mkdirat, openat, readlinkat, renameat, symlinkat, syncfs, unlinkat,
 };
 use rustix::io::Errno;
 use rustix::process::geteuid;
-use shunt_api::ReleaseName;
 
+use super::order::Order;
 use super::{REVISION, SourceError, shared};
-use crate::config;
 
 /// How deep folders can lie in each other: each is open while what is in it is copied.
 pub(super) const DEPTH: usize = 100;
+
+/// How the name of a release ends that is being made. No release's own name can.
+const PARTIAL: &str = "+partial";
 
 /// The longest revision that is taken from a file, in bytes.
 const LONGEST_REVISION: u64 = 100;
 
 const FOLDER: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
-
-/// Whose a release is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Owner {
-    /// The daemon's user's, as the application runs as that.
-    Daemon,
-    /// Root's; the group of the application's user may read and run what the owner may, and nobody
-    /// else may write.
-    Root {
-        /// The group.
-        group: u32,
-    },
-    /// The application's user's, whose hook is to build it.
-    User {
-        /// The user.
-        user: u32,
-        /// Its group.
-        group: u32,
-    },
-}
-
-impl Owner {
-    fn of(app: &config::App) -> Self {
-        let user = app.run.user.as_ref().filter(|_| geteuid().is_root());
-        match (user, &app.hooks.build) {
-            (None, _) => Self::Daemon,
-            (Some(user), None) => Self::Root { group: user.gid },
-            (Some(user), Some(_)) => Self::User { user: user.uid, group: user.gid },
-        }
-    }
-
-    fn ids(self) -> (Option<Uid>, Option<Gid>) {
-        match self {
-            Self::Daemon => (None, None),
-            Self::Root { group } => (None, Some(Gid::from_raw(group))),
-            Self::User { user, group } => (Some(Uid::from_raw(user)), Some(Gid::from_raw(group))),
-        }
-    }
-
-    /// What is left of a mode: nothing runs as somebody else (set-user-ID).
-    fn mode(self, mode: u32) -> u32 {
-        match self {
-            Self::Daemon => mode & 0o777,
-            Self::Root { .. } => (mode & 0o755) | ((mode & 0o500) >> 3),
-            Self::User { .. } => mode & 0o755,
-        }
-    }
-
-    fn give(self, fd: impl AsFd, mode: u32) -> io::Result<()> {
-        let (user, group) = self.ids();
-        fchown(&fd, user, group)?;
-        Ok(fchmod(&fd, Mode::from_raw_mode(self.mode(mode)))?)
-    }
-}
-
-/// What may still be written.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Room {
-    /// In bytes.
-    pub bytes: u64,
-    /// Files, folders and links.
-    pub entries: u64,
-}
-
-impl Room {
-    /// All of it.
-    pub(super) const UNBOUNDED: Self = Self { bytes: u64::MAX, entries: u64::MAX };
-}
-
-/// Tells whoever works for a job that nobody waits for it any more.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Stop(Arc<AtomicBool>);
-
-impl Stop {
-    /// Says so when it is dropped.
-    pub(super) fn guard(&self) -> StopGuard {
-        StopGuard(self.clone())
-    }
-
-    pub(super) fn check(&self) -> io::Result<()> {
-        match self.0.load(Ordering::Relaxed) {
-            true => Err(io::Error::other("nobody waits for it any more")),
-            false => Ok(()),
-        }
-    }
-}
-
-/// See [`Stop::guard`].
-pub(super) struct StopGuard(Stop);
-
-impl Drop for StopGuard {
-    fn drop(&mut self) {
-        self.0.0.store(true, Ordering::Relaxed);
-    }
-}
-
-/// What release to make, and how.
-#[derive(Debug, Clone)]
-pub(super) struct Order {
-    pub root: PathBuf,
-    pub release: ReleaseName,
-    pub owner: Owner,
-    pub room: Room,
-    pub shared: Vec<config::source::Shared>,
-    pub stop: Stop,
-}
-
-impl Order {
-    pub(super) fn new(app: &config::App, release: &ReleaseName, room: Room) -> Self {
-        Self {
-            root: app.root.clone(),
-            release: release.clone(),
-            owner: Owner::of(app),
-            room,
-            shared: app.source.shared.clone(),
-            stop: Stop::default(),
-        }
-    }
-}
 
 /// What the file `REVISION` of a release says.
 #[derive(Debug, Clone)]
@@ -175,7 +55,8 @@ pub(super) struct Partial {
 }
 
 impl Partial {
-    /// Begins one; what an earlier attempt left is removed.
+    /// Begins one. What earlier attempts left, of whatever release, is removed: an application has one
+    /// job at a time.
     pub(super) fn begin(order: Order) -> Result<Self, SourceError> {
         let path = order.root.join("releases");
         let failed = |error: io::Error| SourceError::Write { path: path.clone(), error };
@@ -184,8 +65,8 @@ impl Partial {
         if rustix::fs::statat(&releases, release, AtFlags::SYMLINK_NOFOLLOW).is_ok() {
             return Err(SourceError::Exists(order.release));
         }
-        let name = OsString::from(format!(".{release}.partial"));
-        remove_at(&releases, &name).map_err(failed)?;
+        let name = OsString::from(format!(".{release}{PARTIAL}"));
+        clear(&releases).map_err(failed)?;
         mkdirat(&releases, &name, Mode::RWXU).map_err(|e| failed(e.into()))?;
         let top = openat(&releases, &name, FOLDER | OFlags::NOFOLLOW, Mode::empty());
         let top = top.map_err(|e| failed(e.into()))?;
@@ -367,6 +248,19 @@ impl Drop for Partial {
     }
 }
 
+/// Removes what attempts have left that were cut off.
+fn clear(releases: &OwnedFd) -> io::Result<()> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let mut left = Vec::new();
+    for entry in Dir::read_from(openat(releases, ".", flags, Mode::empty())?)? {
+        let name = entry?.file_name().to_bytes().to_owned();
+        if name.ends_with(PARTIAL.as_bytes()) {
+            left.push(OsString::from_vec(name));
+        }
+    }
+    left.iter().try_for_each(|name| remove_at(releases, name))
+}
+
 /// The names of a path that has no others than plain ones.
 pub(super) fn names(path: &Path) -> Vec<&OsStr> {
     let plain = |part| match part {
@@ -420,6 +314,8 @@ fn path_of(folder: impl AsFd) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::source::order::{Owner, Room, Stop};
+    use shunt_api::ReleaseName;
     use std::os::unix::fs::{PermissionsExt, symlink};
 
     fn order(root: &Path) -> Order {
@@ -435,7 +331,7 @@ mod tests {
 
     fn finish(root: &Path, revision: Revision, prepare: impl FnOnce(&Path)) -> String {
         let partial = Partial::begin(order(root)).unwrap();
-        prepare(&root.join("releases/.v1.partial"));
+        prepare(&root.join("releases/.v1+partial"));
         let (path, revision) = partial.finish(revision).unwrap();
         assert_eq!(path, root.join("releases/v1"));
         revision
@@ -446,15 +342,17 @@ mod tests {
         let tmp = tempfile::tempdir().unwrap();
         let releases = tmp.path().join("releases");
         let partial = Partial::begin(order(tmp.path())).unwrap();
-        let beside = releases.join(".v1.partial");
+        let beside = releases.join(".v1+partial");
         assert_eq!(beside.metadata().unwrap().permissions().mode() & 0o777, 0o700);
         partial.create(partial.top(), "a".as_ref()).unwrap();
-        // As a daemon that is killed leaves it.
+        // As a daemon that is killed leaves it, and one before it has.
         std::mem::forget(partial);
+        fs::create_dir(releases.join(".v0+partial")).unwrap();
         assert!(!releases.join("v1").exists());
         finish(tmp.path(), Revision::Is("abc".to_owned()), |_| {});
         assert!(!beside.exists() && !releases.join("v1/a").exists());
         assert_eq!(fs::read_to_string(releases.join("v1/REVISION")).unwrap(), "abc\n");
+        assert_eq!(fs::read_dir(&releases).unwrap().count(), 1);
         let again = Partial::begin(order(tmp.path())).unwrap_err();
         assert!(matches!(again, SourceError::Exists(_)), "{again}");
     }
@@ -529,18 +427,9 @@ mod tests {
     }
 
     #[test]
-    fn a_release_can_be_read_or_owned_by_the_applications_user() {
-        let owners = [
-            (Owner::Daemon, 0o4777, 0o777),
-            (Owner::Root { group: 1 }, 0o4764, 0o754),
-            (Owner::Root { group: 1 }, 0o600, 0o640),
-            (Owner::User { user: 1, group: 1 }, 0o6666, 0o644),
-        ];
-        for (owner, from, to) in owners {
-            assert_eq!(owner.mode(from), to, "{owner:?}");
-        }
+    fn a_release_can_be_owned_by_the_applications_user() {
         if !geteuid().is_root() {
-            eprintln!("the rest is skipped: only root can give a file away");
+            eprintln!("skipped: only root can give a file away");
             return;
         }
         let tmp = tempfile::tempdir().unwrap();

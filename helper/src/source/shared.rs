@@ -82,7 +82,7 @@ pub(super) fn link(partial: &Partial, shared: &[Shared]) -> Result<(), SourceErr
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::source::partial::{Order, Owner, Room, Stop};
+    use crate::source::order::{Order, Owner, Room, Stop};
     use shunt_api::ReleaseName;
     use std::os::unix::fs::{MetadataExt, symlink};
 

@@ -1,0 +1,150 @@
+//! What release is to be made, whose it is, and how much may be written for it.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use rustix::fs::{Gid, Mode, Uid, fchmod, fchown};
+use rustix::process::geteuid;
+use shunt_api::ReleaseName;
+
+use crate::config;
+
+/// Whose a release is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Owner {
+    /// The daemon's user's, as the application runs as that.
+    Daemon,
+    /// Root's; the group of the application's user may read and run what the owner may, and nobody
+    /// else may write.
+    Root {
+        /// The group.
+        group: u32,
+    },
+    /// The application's user's, whose hook is to build it.
+    User {
+        /// The user.
+        user: u32,
+        /// Its group.
+        group: u32,
+    },
+}
+
+impl Owner {
+    fn of(app: &config::App) -> Self {
+        let user = app.run.user.as_ref().filter(|_| geteuid().is_root());
+        match (user, &app.hooks.build) {
+            (None, _) => Self::Daemon,
+            (Some(user), None) => Self::Root { group: user.gid },
+            (Some(user), Some(_)) => Self::User { user: user.uid, group: user.gid },
+        }
+    }
+
+    pub(super) fn ids(self) -> (Option<Uid>, Option<Gid>) {
+        match self {
+            Self::Daemon => (None, None),
+            Self::Root { group } => (None, Some(Gid::from_raw(group))),
+            Self::User { user, group } => (Some(Uid::from_raw(user)), Some(Gid::from_raw(group))),
+        }
+    }
+
+    /// What is left of a mode: nothing runs as somebody else (set-user-ID).
+    fn mode(self, mode: u32) -> u32 {
+        match self {
+            Self::Daemon => mode & 0o777,
+            Self::Root { .. } => (mode & 0o755) | ((mode & 0o500) >> 3),
+            Self::User { .. } => mode & 0o755,
+        }
+    }
+
+    pub(super) fn give(self, fd: impl AsFd, mode: u32) -> io::Result<()> {
+        let (user, group) = self.ids();
+        fchown(&fd, user, group)?;
+        Ok(fchmod(&fd, Mode::from_raw_mode(self.mode(mode)))?)
+    }
+}
+
+/// What may still be written.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Room {
+    /// In bytes.
+    pub bytes: u64,
+    /// Files, folders and links.
+    pub entries: u64,
+}
+
+impl Room {
+    /// All of it.
+    pub(super) const UNBOUNDED: Self = Self { bytes: u64::MAX, entries: u64::MAX };
+}
+
+/// Tells whoever works for a job that nobody waits for it any more.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Stop(Arc<AtomicBool>);
+
+impl Stop {
+    /// Says so when it is dropped.
+    pub(super) fn guard(&self) -> StopGuard {
+        StopGuard(self.clone())
+    }
+
+    pub(super) fn check(&self) -> io::Result<()> {
+        match self.0.load(Ordering::Relaxed) {
+            true => Err(io::Error::other("nobody waits for it any more")),
+            false => Ok(()),
+        }
+    }
+}
+
+/// See [`Stop::guard`].
+pub(super) struct StopGuard(Stop);
+
+impl Drop for StopGuard {
+    fn drop(&mut self) {
+        self.0.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// What release to make, and how.
+#[derive(Debug, Clone)]
+pub(super) struct Order {
+    pub root: PathBuf,
+    pub release: ReleaseName,
+    pub owner: Owner,
+    pub room: Room,
+    pub shared: Vec<config::source::Shared>,
+    pub stop: Stop,
+}
+
+impl Order {
+    pub(super) fn new(app: &config::App, release: &ReleaseName, room: Room) -> Self {
+        Self {
+            root: app.root.clone(),
+            release: release.clone(),
+            owner: Owner::of(app),
+            room,
+            shared: app.source.shared.clone(),
+            stop: Stop::default(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_runs_as_its_owner_and_only_the_owner_may_write() {
+        let owners = [
+            (Owner::Daemon, 0o4777, 0o777),
+            (Owner::Root { group: 1 }, 0o4764, 0o754),
+            (Owner::Root { group: 1 }, 0o600, 0o640),
+            (Owner::User { user: 1, group: 1 }, 0o6666, 0o644),
+        ];
+        for (owner, from, to) in owners {
+            assert_eq!(owner.mode(from), to, "{owner:?}");
+        }
+    }
+}
