@@ -126,6 +126,7 @@ impl Job<'_> {
         let pace = config::Pace { passes, ..config.pace.clone() };
         let config = config::Health { pace, ..config.clone() };
         let target = health::Target {
+            app: &self.app.config.name,
             slot,
             release: &self.release,
             folder: &self.app.releases.of(&self.release),

@@ -2,28 +2,15 @@
 //! and is good when it ends with exit status 0.
 //!
 //! Its environment is the application's: `[run] env`, `RELEASE`, `SHUNT_APP`, `SHUNT_SLOT`, and `PORT`
-//! unless the slot is a unix socket. It gets no socket of its own.
+//! unless the slot is a unix socket; and `SHUNT_STEP`, which is `health`. It gets no socket of its own.
 
-use std::convert::Infallible;
-use std::io;
-use std::os::fd::OwnedFd;
-use std::process::Stdio;
+use std::ffi::OsString;
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process_group};
 use shunt_api::Address;
-use tokio::net::unix::pipe;
-use tokio::process::Child;
 
 use super::Target;
-use crate::runner::leader::describe;
-use crate::runner::user;
-
-/// How much of the end of the output is kept, in bytes.
-const TAIL: usize = 4096;
-
-/// How much a pipe holds, in bytes (`pipe(7)`).
-const PIPE: usize = 64 << 10;
+use crate::program::Program;
 
 /// How many of its last lines are shown.
 const LINES: usize = 10;
@@ -34,114 +21,32 @@ pub(super) async fn check(
     target: Target<'_>,
     limit: Duration,
 ) -> Result<(), String> {
-    let name = command.first().map_or("", String::as_str);
-    let failed = |error: io::Error| format!("cannot run {name:?}: {error}");
-    let (mut group, mut output) = start(command, target).map_err(failed)?;
-    let ended = tokio::time::timeout(limit, async {
-        tokio::select! {
-            status = group.leader.wait() => status,
-            never = output.follow() => match never {},
-        }
-    });
-    let why = match ended.await {
-        Ok(Ok(status)) if status.success() => return Ok(()),
-        Ok(Ok(status)) => format!("{name:?} ended with {}", describe(status)),
-        Ok(Err(error)) => return Err(failed(error)),
-        Err(_) => format!("{name:?} did not end within {limit:?}"),
-    };
-    // What it has left behind must not write on.
-    drop(group);
-    let lines = output.last_lines();
-    let sep = if lines.is_empty() { "" } else { "\n" };
-    Err(format!("{why}{sep}{}", lines.join("\n")))
-}
-
-fn start(command: &[String], target: Target<'_>) -> io::Result<(Group, Output)> {
-    let (reader, writer) = io::pipe()?;
-    let [program, args @ ..] = command else { return Err(io::ErrorKind::NotFound.into()) };
-    let mut command = user::command(target.user, program);
-    command
-        .args(args)
-        .current_dir(target.folder)
-        .envs(target.env)
-        // What systemd tells the daemon is for nobody else.
-        .env_remove("LISTEN_FDS")
-        .env_remove("LISTEN_FDNAMES")
-        .env_remove("LISTEN_PID")
-        .env_remove("NOTIFY_SOCKET")
-        .env_remove("WATCHDOG_PID")
-        .env_remove("WATCHDOG_USEC")
-        .stdin(Stdio::null())
-        .stdout(writer.try_clone()?)
-        .stderr(writer)
-        .process_group(0);
+    let mut env: Vec<(OsString, OsString)> =
+        target.env.iter().map(|(name, value)| (name.into(), value.into())).collect();
     if let Address::Ip(address) = target.slot {
-        command.env("PORT", address.port().to_string());
+        env.push(("PORT".into(), address.port().to_string().into()));
     }
-    let leader = command.spawn()?;
-    let pid = leader.id().and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw);
-    let group = Group { leader, pid };
-    let pipe = pipe::Receiver::from_owned_fd(OwnedFd::from(reader))?;
-    Ok((group, Output { pipe, tail: Vec::new() }))
-}
-
-/// A process and all that it has started; they end with this.
-struct Group {
-    leader: Child,
-    pid: Option<Pid>,
-}
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        if let Some(pid) = self.pid {
-            // An empty group is what this is for.
-            let _ = kill_process_group(pid, Signal::KILL);
-        }
-    }
-}
-
-/// What a process says, on either stream.
-struct Output {
-    pipe: pipe::Receiver,
-    tail: Vec<u8>,
-}
-
-impl Output {
-    /// Reads on for ever, so that the process never waits for a reader.
-    async fn follow(&mut self) -> Infallible {
-        let mut buffer = [0; TAIL];
-        while self.pipe.readable().await.is_ok() {
-            match self.pipe.try_read(&mut buffer) {
-                Ok(0) => break,
-                Ok(n) => self.keep(&buffer[..n]),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(_) => break,
-            }
-        }
-        std::future::pending().await
-    }
-
-    fn keep(&mut self, more: &[u8]) {
-        self.tail.extend_from_slice(more);
-        let surplus = self.tail.len().saturating_sub(TAIL);
-        self.tail.drain(..surplus);
-    }
-
-    /// The last lines of what was said until now.
-    fn last_lines(mut self) -> Vec<String> {
-        let mut buffer = [0; TAIL];
-        // As much as a pipe holds: whoever still writes is not waited for. The pipe itself is asked, as
-        // the runtime may not have heard yet of what was said last.
-        for _ in 0..PIPE / TAIL {
-            match rustix::io::read(&self.pipe, &mut buffer) {
-                Ok(n) if n > 0 => self.keep(&buffer[..n]),
-                Ok(_) | Err(_) => break,
-            }
-        }
-        let text = String::from_utf8_lossy(&self.tail);
-        let lines: Vec<_> = text.lines().filter(|line| !line.trim().is_empty()).collect();
-        lines[lines.len().saturating_sub(LINES)..].iter().map(|line| (*line).to_owned()).collect()
-    }
+    let program = Program {
+        app: target.app,
+        release: target.release,
+        step: "health",
+        command: command.iter().map(OsString::from).collect(),
+        folder: target.folder,
+        user: target.user,
+        env,
+        limit,
+        stdout: None,
+        held: Vec::new(),
+    };
+    program.run(&mut |_| {}).await.map_err(|error| {
+        let name = command.first().map_or("", String::as_str);
+        let lines = &error.lines[error.lines.len().saturating_sub(LINES)..];
+        let why = format!("{name:?}: {}", error.why);
+        std::iter::once(why.as_str())
+            .chain(lines.iter().map(String::as_str))
+            .collect::<Vec<_>>()
+            .join("\n")
+    })
 }
 
 #[cfg(test)]
@@ -162,7 +67,8 @@ mod tests {
         let command: Vec<_> = command.iter().map(|part| (*part).to_owned()).collect();
         let env = BTreeMap::from([("RELEASE".to_owned(), "v1".to_owned())]);
         let (slot, release) = ("127.0.0.1:3001".parse().unwrap(), v1());
-        let target = Target { slot: &slot, release: &release, folder, user, env: &env };
+        let app = release.clone();
+        let target = Target { app: &app, slot: &slot, release: &release, folder, user, env: &env };
         check(&command, target, limit).await
     }
 
@@ -183,26 +89,36 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn p9_a_check_that_is_left_running_is_not_taken_for_the_release() {
+        let tmp = tempfile::tempdir().unwrap();
+        // The next daemon finds the release by its environment, and ends what were steps.
+        run(tmp.path(), "test \"$SHUNT_STEP\" = health").await.unwrap();
+    }
+
+    #[tokio::test]
     async fn what_fails_is_shown_with_the_end_of_its_output() {
         let tmp = tempfile::tempdir().unwrap();
-        let script = "seq 100000; echo; echo no database >&2; exit 3";
+        let script = "seq 100000; echo no database >&2; exit 3";
         let error = run(tmp.path(), script).await.unwrap_err();
         let lines: Vec<_> = error.lines().collect();
-        assert_eq!(lines[0], "\"/bin/sh\" ended with exit status 3");
+        assert_eq!(lines[0], "\"/bin/sh\": it ended with exit status 3");
         assert_eq!(lines.len(), 1 + LINES, "{error}");
         assert_eq!(lines[LINES - 1..], ["100000", "no database"]);
         let error = run_as(None, tmp.path(), &["./none"], Duration::from_secs(20)).await;
-        assert!(error.unwrap_err().starts_with("cannot run \"./none\": "));
+        assert!(error.unwrap_err().starts_with("\"./none\": cannot start"));
     }
 
     #[tokio::test]
     async fn what_does_not_end_is_killed_with_all_that_it_has_started() {
         let tmp = tempfile::tempdir().unwrap();
-        let script = "sleep 600 & echo $!; trap '' TERM; while :; do sleep 600; done";
+        let script = "sleep 600 & echo $!; wait";
         let command = ["/bin/sh", "-c", script];
         let limit = Duration::from_millis(300);
         let error = run_as(None, tmp.path(), &command, limit).await.unwrap_err();
-        assert!(error.starts_with("\"/bin/sh\" did not end within 300ms\n"), "{error}");
+        assert!(
+            error.starts_with("\"/bin/sh\": it was ended as it took longer than 300ms\n"),
+            "{error}"
+        );
         until_gone(error.lines().last().unwrap().parse().unwrap()).await;
     }
 

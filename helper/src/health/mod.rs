@@ -61,6 +61,8 @@ impl HealthError {
 /// A release that is to be checked.
 #[derive(Debug, Clone, Copy)]
 pub struct Target<'a> {
+    /// Of which application.
+    pub app: &'a ReleaseName,
     /// Where it listens.
     pub slot: &'a Address,
     /// Its name.
@@ -169,7 +171,8 @@ mod tests {
         ended: impl Future<Output = String>,
     ) -> Result<(), HealthError> {
         let (folder, env) = (Path::new("/"), &BTreeMap::new());
-        wait(config, Target { slot, release: &v1(), folder, user: None, env }, ended).await
+        wait(config, Target { app: &v1(), slot, release: &v1(), folder, user: None, env }, ended)
+            .await
     }
 
     #[tokio::test]
@@ -206,7 +209,7 @@ mod tests {
             ("path = \"/\"", "cannot connect to unix:"),
             ("tcp = true", "cannot connect to unix:"),
             ("grpc = \"\"", "cannot connect to unix:"),
-            ("command = [\"false\"]", "\"false\" ended with exit status 1"),
+            ("command = [\"false\"]", "\"false\": it ended with exit status 1"),
         ] {
             let error = ask(&config("100ms", check), &nowhere, pending()).await.unwrap_err();
             assert!(error.lines()[0].contains(said), "{check}: {error}");

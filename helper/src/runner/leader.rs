@@ -111,8 +111,7 @@ fn pid_of(pid: u32) -> io::Result<Pid> {
     raw.ok_or_else(|| io::ErrorKind::InvalidInput.into())
 }
 
-/// How a process has ended.
-pub(crate) fn describe(status: ExitStatus) -> String {
+fn describe(status: ExitStatus) -> String {
     match (status.code(), status.signal()) {
         (Some(code), _) => format!("exit status {code}"),
         (None, Some(signal)) => format!("signal {signal}"),
