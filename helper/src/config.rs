@@ -198,6 +198,20 @@ impl App {
     }
 }
 
+/// Sections that are read, but that no deploy does anything about yet.
+const NOT_YET: [&str; 7] = ["source", "hooks", "warm_up", "preview", "canary", "guard", "notify"];
+
+/// Refuses what would be ignored: whoever writes it relies on it.
+fn works(text: &str) -> Result<(), String> {
+    let table: toml::Table = toml::from_str(text).map_err(|e| e.to_string())?;
+    let Some(section) = NOT_YET.into_iter().find(|name| table.contains_key(*name)) else {
+        return Ok(());
+    };
+    let is_its = |line: &str| line.trim_start_matches(['[', ' ']).starts_with(section);
+    let line = text.lines().position(is_its).map_or(0, |at| at + 1);
+    Err(format!("line {line}: \"{section}\" does nothing in this version, remove it"))
+}
+
 /// Reads all applications of a folder.
 ///
 /// # Errors
@@ -219,6 +233,7 @@ pub fn load(folder: &Path) -> Result<Vec<App>, ConfigError> {
             .map_err(|error| ConfigError::Read { path: path.clone(), error })?;
         let mut app =
             App::parse(&text).map_err(|why| ConfigError::Wrong { path: path.clone(), why })?;
+        works(&text).map_err(|why| ConfigError::Wrong { path: path.clone(), why })?;
         app.file.clone_from(&path);
         for other in &apps {
             let slot = app.run.slots.iter().find(|s| other.run.slots.contains(s));
@@ -359,5 +374,21 @@ mod tests {
         std::fs::write(folder.path().join("b.toml"), other).unwrap();
         let error = load(folder.path()).unwrap_err().to_string();
         assert!(error.contains("b.toml: slot 127.0.0.1:3001"), "{error}");
+    }
+
+    #[test]
+    fn what_would_be_ignored_is_refused_with_its_line() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("web.toml");
+        let sample = include_str!("../sample.toml").replace("\nuser ", "\n# user ");
+        for section in ["[guard]\ntime = \"0s\"\n", "[hooks]\nbuild = [\"make\"]\n"] {
+            std::fs::write(&file, format!("{sample}\n{section}")).unwrap();
+            let line = sample.lines().count() + 2;
+            let error = load(folder.path()).unwrap_err().to_string();
+            assert!(error.contains(&format!("line {line}: ")), "{error}");
+            assert!(error.contains("does nothing in this version"), "{error}");
+        }
+        std::fs::write(&file, sample).unwrap();
+        assert_eq!(load(folder.path()).unwrap().len(), 1);
     }
 }
