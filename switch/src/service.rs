@@ -351,7 +351,7 @@ impl Service<'_> {
         let (notice, route) = match next {
             Some(next) => {
                 let notice = self.publish(served, &next)?;
-                zone.set_switches(record, zone.switches(record) + 1);
+                zone.set_switches(record, zone.switches(record).wrapping_add(1));
                 (notice, next.route)
             }
             None => (None, state.route),
