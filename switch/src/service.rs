@@ -785,6 +785,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "takes an hour, and has nothing for Miri")]
     fn a_full_zone_refuses_and_says_what_to_do() {
         let words = words(1 << 15);
         let f = Fixture::new(&words);
