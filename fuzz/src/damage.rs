@@ -72,7 +72,8 @@ pub fn run(input: &[u8]) -> Verdict {
         return Verdict::Refused;
     };
     assert_eq!(Zone::announced_len(&words), Some(words.len()));
-    assert_eq!(found.layout(), zone.layout());
+    // Damage may tell another zone's layout, but none that is larger than what there is.
+    assert!(found.layout().words() <= words.len());
     let another = found.claim_row(Identity::me());
     look(&found, &served, another);
     change(&found, &served, &configured);

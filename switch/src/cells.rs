@@ -199,13 +199,18 @@ mod models {
 
     /// A request: chooses, counts, looks again; returns the release that it went to.
     fn admit(s: &Shared) -> u8 {
+        admit_by(s, Route::load(&s.route))
+    }
+
+    /// A request in a worker that knows this route.
+    fn admit_by(s: &Shared, mut seen: Route) -> u8 {
         loop {
-            let seen = Route::load(&s.route);
             let index = seen.active().unwrap();
             let words = if index == 0 { &s.old } else { &s.new };
             if Cell::new(words, false).enter(&s.route, seen) {
                 return index;
             }
+            seen = Route::load(&s.route);
         }
     }
 
@@ -225,6 +230,25 @@ mod models {
                     // sockets: an acquire and a release in terms of memory.
                     let after = s.replied.load(Ordering::Acquire) == 1;
                     let went_to = admit(&s);
+                    assert!(!(after && went_to == 0), "an old release served a new request");
+                })
+            };
+            Route::new(2, Some(1)).publish(&s.route);
+            s.replied.store(1, Ordering::Release);
+            worker.join().unwrap();
+        });
+    }
+
+    #[test]
+    fn p1_also_in_a_worker_that_still_knows_the_old_route() {
+        loom::model(|| {
+            let s = shared();
+            let worker = {
+                let s = s.clone();
+                thread::spawn(move || {
+                    let known = Route::load(&s.route);
+                    let after = s.replied.load(Ordering::Acquire) == 1;
+                    let went_to = admit_by(&s, known);
                     assert!(!(after && went_to == 0), "an old release served a new request");
                 })
             };

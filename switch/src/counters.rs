@@ -94,13 +94,14 @@ impl<'z> Counters<'z> {
     #[must_use]
     pub fn figures(&self) -> Figures {
         let class = |n: usize| self.get(field::RESPONSES + n - 1);
-        let mut count = 0;
+        // In damaged memory any number may stand.
+        let mut count = 0u64;
         let mut buckets = Vec::with_capacity(BUCKETS.len());
         for (at, end) in BUCKETS.iter().enumerate() {
-            count += self.get(field::BUCKETS + at);
+            count = count.wrapping_add(self.get(field::BUCKETS + at));
             buckets.push(Bucket { le: f64::from(*end) / 1000.0, count });
         }
-        count += self.get(field::BUCKETS + BUCKETS.len());
+        count = count.wrapping_add(self.get(field::BUCKETS + BUCKETS.len()));
         Figures {
             responses: Responses {
                 informational: class(1),
@@ -171,6 +172,16 @@ mod tests {
         assert_eq!((t.buckets[0].le, t.buckets[14].le), (0.001, 60.0));
         counters.go_on_from(&counters.copy());
         assert_eq!(counters.figures().responses.successful, 4);
+    }
+
+    #[test]
+    fn damaged_counters_are_read_like_others() {
+        let words: Vec<AtomicU64> = (0..COUNTERS).map(|_| AtomicU64::new(u64::MAX)).collect();
+        let counters = Counters::new(&words);
+        assert_eq!(counters.figures().responses.successful, u64::MAX);
+        counters.end(Ending { status: 200, connect_failures: 1, time: Some(1) });
+        counters.go_on_from(&counters.copy());
+        assert_eq!(counters.figures().responses.successful, 0);
     }
 
     #[test]

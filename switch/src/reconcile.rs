@@ -4,7 +4,7 @@
 //! the API gave such a release other servers since. Called once the new configuration is in force;
 //! before that only on a copy, to see whether there is room ([`fits`]).
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use shunt_api::{Canary, HoldRequest, ReleaseName, Server};
@@ -315,7 +315,8 @@ pub fn reconcile(
 ) -> Result<Outcome, ZoneError> {
     let mut outcome = Outcome::default();
     zone.collect_columns();
-    let there: HashMap<String, (usize, State)> = zone
+    // In order, so that what was tried on a copy goes the same way once more.
+    let there: BTreeMap<String, (usize, State)> = zone
         .states()
         .map(|state| state.map(|(at, state)| (state.table.upstream.clone(), (at, state))))
         .collect::<Result<_, _>>()?;
@@ -559,6 +560,21 @@ mod tests {
         assert_eq!(reconcile(&zone_of_that_size, &many, None).unwrap().records.len(), 100);
         // Trying it changed nothing.
         assert_eq!(zone.upstreams_use().used, 0);
+    }
+
+    #[test]
+    fn the_upstream_that_makes_room_is_the_same_in_a_trial() {
+        let outcomes = (0..20).map(|_| {
+            let words = words(1 << 15);
+            let zone = Zone::create(&words, 16).unwrap();
+            let all: Vec<_> = (0..zone.layout().upstreams)
+                .map(|i| configured(&format!("u{i}"), &[("a", 1)]))
+                .collect();
+            reconcile(&zone, &all, None).unwrap();
+            reconcile(&zone, &[configured("new", &[("a", 1)])], None).unwrap().records
+        });
+        let outcomes: std::collections::BTreeSet<_> = outcomes.collect();
+        assert_eq!(outcomes.len(), 1, "{outcomes:?}");
     }
 
     #[test]
