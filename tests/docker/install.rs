@@ -64,8 +64,8 @@ fn uninstall_leaves_configuration_and_data_and_install_brings_the_rest_back(debi
     assert_eq!(server.property("shuntd.socket", "LoadState"), "not-found");
     assert_eq!(server.try_run(&["pgrep", "-x", "shuntd"]).code, 1, "it has ended");
     let left = server.sh(
-        "find / -xdev \\( -path /usr/src -o -path /var/log -o -path /etc/nginx/conf.d.off \\) -prune \
-             -o -name '*shunt*' -print -o -path '*/shunt/*' -print | sort",
+        "find / -xdev \\( -path /usr/src -o -path /var/log -o -path /etc/nginx/conf.d.off \
+             -o -path '/var/lib/shunt/*' \\) -prune -o -name '*shunt*' -print -o -path '*/shunt/*' -print | sort",
     );
     let left: Vec<_> = left.lines().collect();
     let expected = [
