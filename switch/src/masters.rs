@@ -230,6 +230,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "Miri has neither such files nor processes")]
     fn of_two_masters_neither_may_change_anything_until_one_has_ended() {
         let me = Identity::me();
         if std::env::var_os(OTHER).is_some() {
@@ -258,6 +259,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "Miri has neither such files nor processes")]
     fn a_change_that_is_under_way_is_waited_for_when_a_master_starts() {
         if let Ok(master) = std::env::var(OTHER) {
             let masters = Masters::find().unwrap().expect("what was inherited");

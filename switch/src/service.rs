@@ -780,6 +780,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "Miri starts no processes")]
     fn p2_with_another_master_no_release_is_drained_before_that_has_ended() {
         let words = words(1 << 17);
         let f = Fixture::new(&words);
@@ -815,6 +816,7 @@ mod tests {
     proptest! {
         /// Whatever was put and deleted before, a zone is never so full that nothing can be deleted.
         #[test]
+        #[cfg_attr(miri, ignore = "takes long, and has nothing for Miri")]
         fn p6_a_full_zone_can_be_emptied(
             ops in prop::collection::vec((0..3usize, 0..8u8, 1..60usize, any::<bool>()), 0..60),
             start in 0..24usize,
