@@ -176,7 +176,7 @@ mod tests {
 
     #[test]
     fn damaged_counters_are_read_like_others() {
-        let words: Vec<AtomicU64> = (0..COUNTERS).map(|_| AtomicU64::new(u64::MAX)).collect();
+        let words = std::array::from_fn(|_| AtomicU64::new(u64::MAX));
         let counters = Counters::new(&words);
         assert_eq!(counters.figures().responses.successful, u64::MAX);
         counters.end(Ending { status: 200, connect_failures: 1, time: Some(1) });
