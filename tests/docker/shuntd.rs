@@ -45,6 +45,37 @@ fn the_first_command_starts_it_and_a_restart_is_not_noticed(debian: Debian) {
     assert_eq!(site.server.property("shuntd.service", "NRestarts"), "0");
 }
 
+fn a_reload_reads_its_applications_again_and_what_runs_goes_on(debian: Debian) {
+    let site = deployed(debian);
+    let pids = || {
+        let application = site.server.run(&["pgrep", "-x", "server"]);
+        (site.server.property("shuntd.service", "MainPID"), application)
+    };
+    let before = pids();
+    let sample = site.server.read(SAMPLE);
+    let other = sample
+        .replace("\"web\"", "\"shop\"")
+        .replace("/srv/web", "/srv/shop")
+        .replace(":300", ":400")
+        .replace("user    = \"shop\"", "user    = \"web\"");
+    site.server.write("/etc/shunt/apps/shop.toml", other);
+    let known = || site.shunt(&["status"]).stdout.contains("shop");
+    assert!(!known());
+    site.server.run(&["systemctl", "reload", "shuntd.service"]);
+    until("shop is known", || known().then_some(()));
+
+    // What is wrong changes nothing, and is told.
+    site.server.write("/etc/shunt/apps/shop.toml", "nonsense");
+    site.server.run(&["systemctl", "reload", "shuntd.service"]);
+    until("it is told", || {
+        let journal = site.server.journal("shuntd.service");
+        journal.contains("/etc/shunt/apps/shop.toml: ").then_some(())
+    });
+    assert!(known());
+    assert_eq!(pids(), before);
+    assert_eq!(site.answering(), "v1");
+}
+
 fn its_watchdog_starts_it_again_when_it_hangs(debian: Debian) {
     let site = Site::start(debian);
     site.server
@@ -144,6 +175,7 @@ fn p9_applications_serve_on_when_it_is_killed_and_it_takes_them_over(debian: Deb
 
 each_debian!(
     the_first_command_starts_it_and_a_restart_is_not_noticed,
+    a_reload_reads_its_applications_again_and_what_runs_goes_on,
     its_watchdog_starts_it_again_when_it_hangs,
     p8_a_deploy_under_load_loses_no_request_and_runs_as_the_applications_user,
     its_hardening_allows_what_applications_need,
