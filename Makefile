@@ -1,7 +1,7 @@
 # What one does with this repository. `make help` lists it.
 
 .DELETE_ON_ERROR:
-.PHONY: help build packages module bin install uninstall test test-docker check openapi soak fuzz miri memcheck bench compare demo clean
+.PHONY: help build packages module bin deb image install uninstall test test-docker check openapi schema soak soak-deploys fuzz miri memcheck bench compare demo clean
 
 # Where `make install` puts things. What is not said of NGINX, it is asked for.
 DESTDIR        =
@@ -9,6 +9,11 @@ PREFIX         = /usr/local
 BINDIR         = $(PREFIX)/bin
 DOCDIR         = $(PREFIX)/share/doc/shunt
 SYSCONFDIR     = /etc
+MANDIR         = $(PREFIX)/share/man
+BASHDIR        = $(PREFIX)/share/bash-completion/completions
+FISHDIR        = $(PREFIX)/share/fish/vendor_completions.d
+# Debian's zsh looks for what packages bring in a folder of its own.
+ZSHDIR         = $(PREFIX)/share/zsh/$(if $(filter /usr,$(PREFIX)),vendor-completions,site-functions)
 SYSTEMDUNITDIR = $(PREFIX)/lib/systemd/system
 # These two systemd reads nowhere below /usr/local.
 SYSUSERSDIR    = /usr/lib/sysusers.d
@@ -20,7 +25,7 @@ MODULESDIR     =
 NGINXSHAREDIR  = /usr/share/nginx
 NGINXCONFDIR   = $(SYSCONFDIR)/nginx
 
-places = $(foreach v,DESTDIR BINDIR DOCDIR SYSCONFDIR SYSTEMDUNITDIR SYSUSERSDIR TMPFILESDIR NGINX \
+places = $(foreach v,DESTDIR BINDIR DOCDIR MANDIR BASHDIR FISHDIR ZSHDIR SYSCONFDIR SYSTEMDUNITDIR SYSUSERSDIR TMPFILESDIR NGINX \
 	NGINX_VERSION NGINX_USER MODULESDIR NGINXSHAREDIR NGINXCONFDIR,$(v)='$($(v))')
 
 # The first target.
@@ -41,16 +46,22 @@ bin: packages ## shunt and shuntd
 	cargo build --release -p shunt-helper
 	@install -D -m 755 -t build/bin target/release/shunt target/release/shuntd
 
+deb: build ## Debian packages of it in build/deb: the helper, and the module for Debian 12 and 13
+	scripts/deb
+
+image: deb ## the image shunt/nginx, for what runs in containers (docs/docker.md)
+	scripts/image
+
 install: ## what was built, for the machine's NGINX and systemd (DESTDIR=, PREFIX=/usr/local, NGINX_VERSION=)
 	@$(places) scripts/install install
 
 uninstall: ## takes it away again; configuration and data stay
 	@$(places) scripts/install uninstall
 
-test: build ## every test
+test: deb ## every test
 	scripts/test
 
-test-docker: build ## the tests in containers: systemd, Debian's NGINX
+test-docker: deb ## the tests in containers: systemd, Debian's NGINX
 	scripts/test-docker
 
 check: packages ## formatting and lints
@@ -59,13 +70,23 @@ check: packages ## formatting and lints
 	cargo clippy -p shunt-tests --test docker -- -D warnings
 	scripts/module lint
 
-openapi: ## docs/openapi/module.json, made of the types in api/
+openapi: ## docs/openapi/module.json and daemon.json, made of the types in api/ and helper/src/wire.rs
 	cargo run -q -p xtask -- openapi docs/openapi/module.json
+	cargo run -q -p shunt-helper --bin shuntd -- --openapi >docs/openapi/daemon.json
+
+schema: ## docs/schema/app.json, made of the types in helper/src/config/
+	cargo run -q -p shunt-helper --bin shunt -- check --schema >docs/schema/app.json
 
 soak: packages ## everything at random under load: switches, canaries, holds, reloads, kills (TIME=600 seconds, SEED=…)
 	scripts/module stable
 	cargo build --release -p shunt-tests
 	TIME=$(TIME) SEED=$(SEED) target/release/shunt-soak
+
+soak-deploys: packages ## deploys, rollbacks and faults at random under load (TIME=600 seconds, SEED=…)
+	scripts/module stable
+	cargo build --release -p shunt-helper -p shunt-tests
+	@install -D -m 755 -t build/bin target/release/shunt target/release/shuntd
+	TIME=$(TIME) SEED=$(SEED) target/release/shunt-soak-deploys
 
 fuzz: ## libFuzzer on everything that reads what others wrote (TIME=600 seconds for each target)
 	TIME=$(TIME) scripts/fuzz

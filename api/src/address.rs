@@ -35,6 +35,9 @@ pub enum AddressError {
     /// Port 0 cannot be connected to.
     #[error("address {0:?} has port 0, which cannot be connected to")]
     PortZero(String),
+    /// The address of all machines, which NGINX takes for a name.
+    #[error("address {0:?} is the broadcast address, give that of one machine")]
+    Broadcast(String),
     /// A name that would have to be looked up.
     #[error(
         "address {0:?} has a host name, resolve it first and give an IP literal with a port \
@@ -78,6 +81,10 @@ impl FromStr for Address {
             }
             if addr.port() == 0 {
                 return Err(AddressError::PortZero(owned()));
+            }
+            // `ngx_inet_addr` in `ngx_inet.c` says "none" with these bits.
+            if addr.ip() == std::net::Ipv4Addr::BROADCAST {
+                return Err(AddressError::Broadcast(owned()));
             }
             return Ok(Self::Ip(addr));
         }
@@ -133,7 +140,7 @@ mod tests {
     #[test]
     fn each_mistake_has_its_own_advice() {
         type E = fn(String) -> AddressError;
-        let cases: [(&str, E); 14] = [
+        let cases: [(&str, E); 15] = [
             ("localhost:3000", AddressError::HostName),
             ("app", AddressError::HostName),
             ("example.com:80", AddressError::HostName),
@@ -141,6 +148,7 @@ mod tests {
             ("::1", AddressError::NoPort),
             ("[::1]", AddressError::NoPort),
             ("127.0.0.1:0", AddressError::PortZero),
+            ("255.255.255.255:80", AddressError::Broadcast),
             ("unix:", AddressError::UnixPath),
             ("unix:run/a.sock", AddressError::UnixPath),
             ("unix:/a\nb", AddressError::UnixPath),

@@ -11,7 +11,7 @@ use crate::state::Server;
 /// The body of `POST …/switch`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(schemars::JsonSchema))]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "an object, as in {\"release\":\"v2\"}")]
 pub struct SwitchRequest {
     /// The release to make active.
     pub release: ReleaseName,
@@ -32,7 +32,7 @@ pub struct SwitchReply {
 /// The body of `PUT …/canary`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(schemars::JsonSchema))]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "an object, as in {\"release\":\"v2\",\"share\":0.05}")]
 pub struct CanaryRequest {
     /// The release that gets a share of the requests.
     pub release: ReleaseName,
@@ -43,7 +43,7 @@ pub struct CanaryRequest {
 /// The body of `PUT …/hold`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(schemars::JsonSchema))]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "an object, as in {\"timeout\":\"30s\"}")]
 pub struct HoldRequest {
     /// When the hold ends by itself, from now on.
     pub timeout: NginxTime,
@@ -69,7 +69,10 @@ impl HoldRequest {
 /// The body of `PUT …/releases/{release}`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(schemars::JsonSchema))]
-#[serde(deny_unknown_fields)]
+#[serde(
+    deny_unknown_fields,
+    expecting = "an object, as in {\"servers\":[{\"address\":\"127.0.0.1:3002\"}]}"
+)]
 pub struct ReleaseSpec {
     /// One server or more.
     #[cfg_attr(feature = "openapi", schemars(length(min = 1, max = Self::MAX_SERVERS)))]
@@ -79,7 +82,7 @@ pub struct ReleaseSpec {
 /// A server in a request; what is left out is as with NGINX's `server`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(schemars::JsonSchema))]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a server, as in {\"address\":\"127.0.0.1:3002\"}")]
 pub struct ServerSpec {
     /// An IP literal with a port, or `unix:` and a path.
     pub address: Address,
@@ -270,6 +273,25 @@ mod tests {
         for (json, said) in cases {
             let error = parse(json).unwrap_err();
             assert!(error.contains(said), "{json}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_body_of_another_shape_is_not_refused_in_rusts_words() {
+        fn said<T: serde::de::DeserializeOwned>(json: &str) -> String {
+            serde_json::from_str::<T>(json).err().map(|e| e.to_string()).unwrap_or_default()
+        }
+        for json in ["5", "[]", "\"x\"", "null"] {
+            for said in [
+                said::<SwitchRequest>(json),
+                said::<CanaryRequest>(json),
+                said::<HoldRequest>(json),
+                said::<ReleaseSpec>(json),
+                said::<ReleaseSpec>(&format!(r#"{{"servers":[{json}]}}"#)),
+            ] {
+                assert!(said.contains(", as in {\""), "{json}: {said}");
+                assert!(!said.contains("struct"), "{json}: {said}");
+            }
         }
     }
 }

@@ -278,24 +278,15 @@ const PROBLEMS: [(u16, &str, &str); 11] = [
     ),
 ];
 
-/// The document.
+/// The schemas of a document: of what requests and answers have referred to.
 ///
 /// # Errors
 ///
 /// When a type would need two schemas of one name.
-pub fn document() -> Result<Value, String> {
-    let settings = SchemaSettings::draft2020_12()
-        .with(|s| s.definitions_path = "/components/schemas".into())
-        .with_transform(RecursiveTransform(known_format));
-    let mut requests = settings.clone().for_deserialize().into_generator();
-    let mut answers = settings.for_serialize().into_generator();
-
-    let mut paths = Map::new();
-    for operation in &OPERATIONS {
-        let path = paths.entry(operation.path).or_insert_with(|| path_item(operation.path));
-        path[operation.method] = operation.describe(&mut requests, &mut answers);
-    }
-    let problem = answers.subschema_for::<Problem>().to_value();
+pub fn schemas(
+    mut requests: SchemaGenerator,
+    mut answers: SchemaGenerator,
+) -> Result<Map<String, Value>, String> {
     let mut schemas = requests.take_definitions(true);
     for (name, schema) in answers.take_definitions(true) {
         if schemas.get(&name).is_some_and(|known| *known != schema) {
@@ -303,6 +294,25 @@ pub fn document() -> Result<Value, String> {
         }
         schemas.insert(name, schema);
     }
+    Ok(schemas)
+}
+
+/// The document.
+///
+/// # Errors
+///
+/// When a type would need two schemas of one name.
+pub fn document() -> Result<Value, String> {
+    let mut requests = settings().for_deserialize().into_generator();
+    let mut answers = settings().for_serialize().into_generator();
+
+    let mut paths = Map::new();
+    for operation in &OPERATIONS {
+        let path = paths.entry(operation.path).or_insert_with(|| path_item(operation.path));
+        path[operation.method] = operation.describe(&mut requests, &mut answers);
+    }
+    let problem = answers.subschema_for::<Problem>().to_value();
+    let schemas = schemas(requests, answers)?;
     Ok(json!({
         "openapi": "3.1.0",
         "info": {
@@ -328,6 +338,14 @@ pub fn document() -> Result<Value, String> {
             },
         },
     }))
+}
+
+/// How schemas are made that stand in an OpenAPI document.
+#[must_use]
+pub fn settings() -> SchemaSettings {
+    SchemaSettings::draft2020_12()
+        .with(|s| s.definitions_path = "/components/schemas".into())
+        .with_transform(RecursiveTransform(known_format))
 }
 
 /// OpenAPI's formats of numbers are `int32` and `int64`; those who make code of the document take others

@@ -1,6 +1,7 @@
 //! A part of the requests, in steps of 1/10,000.
 
 use std::fmt;
+use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
@@ -23,6 +24,9 @@ pub enum PortionError {
     /// Finer than the route can tell apart.
     #[error("share is {0}, it can be given in steps of 0.0001")]
     Fine(f64),
+    /// Not a number.
+    #[error("{0:?} is not a share, which is as in 0.05")]
+    Number(String),
 }
 
 impl Portion {
@@ -56,6 +60,15 @@ impl TryFrom<f64> for Portion {
             return Err(PortionError::Fine(share));
         }
         Ok(Self(whole as u16))
+    }
+}
+
+impl FromStr for Portion {
+    type Err = PortionError;
+
+    fn from_str(text: &str) -> Result<Self, PortionError> {
+        let share: f64 = text.parse().map_err(|_| PortionError::Number(text.to_owned()))?;
+        share.try_into()
     }
 }
 
@@ -98,5 +111,7 @@ mod tests {
             assert!(error.contains(said), "{text}: {error}");
         }
         assert!(Portion::try_from(f64::NAN).is_err());
+        assert_eq!("0.05".parse::<Portion>().unwrap().parts(), 500);
+        assert_eq!("5%".parse::<Portion>(), Err(PortionError::Number("5%".to_owned())));
     }
 }

@@ -72,6 +72,8 @@ pub struct Upstream {
     pub canary: Option<Canary>,
     /// Whether new requests are parked.
     pub hold: Option<Hold>,
+    /// Whether a `shunt_hold` of NGINX's configuration names it: without one a hold parks nothing.
+    pub holdable: bool,
     /// Requests that are parked now, in all workers.
     pub parked: u64,
     /// Requests that were ever parked.

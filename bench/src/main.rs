@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+mod callgrind;
 mod instructions;
 
 use std::process::ExitCode;

@@ -12,7 +12,7 @@ use shunt_api::call::encode;
 use shunt_api::{Call, InFlight, ReleaseName, Upstream, Wait};
 use shunt_switch::canary::Point;
 use shunt_switch::follower::{Admitted, Follower, Parking, Reason, Ticket, Wishes};
-use shunt_switch::reconcile::{Configured, fits, reconcile};
+use shunt_switch::reconcile::{Configured, Workers, fits, reconcile};
 use shunt_switch::record::State;
 use shunt_switch::service::{Served, ServedZone, Service};
 use shunt_switch::snapshot::{Saved, Snapshot};
@@ -25,8 +25,12 @@ use crate::Verdict;
 use outcome::{done, refused};
 use step::{Base, Change, Step, Wish};
 
-/// Rows with a worker of their own; one more worker shares.
-const WORKERS: usize = 2;
+/// Rows of a bank.
+const ROWS: usize = 2;
+/// The workers at first.
+const WORKERS: usize = 3;
+/// With a reload there are more of them, but not more than these.
+const MOST_WORKERS: usize = 7;
 /// More steps find nothing that these do not.
 const STEPS: usize = 200;
 /// The upstreams that a configuration can have.
@@ -140,8 +144,8 @@ fn configuration(plan: &Plan) -> Vec<Configured> {
 impl<'z> Life<'z> {
     /// Starts, if there is room.
     fn begin(words: &'z [AtomicU64], start: &Start) -> Option<Self> {
-        let zone = Zone::create(words, WORKERS).expect("room for an upstream");
-        let rows = (0..=WORKERS).map(|_| zone.claim_row(Identity::me())).collect();
+        let zone = Zone::create(words, ROWS).expect("room for an upstream");
+        let rows = Vec::new();
         let plan = [None; UPSTREAMS.len()];
         let (served, followers) = (Vec::new(), [Vec::new(), Vec::new()]);
         let (requests, drained, stray) = (Vec::new(), HashSet::new(), 0);
@@ -199,13 +203,21 @@ impl<'z> Life<'z> {
     fn reload(&mut self, plan: &Plan, saved: Option<&Snapshot>) -> bool {
         let configured = configuration(plan);
         let before = self.states();
-        if let Err((error, size)) = fits(self.words, &configured, saved) {
+        let more = match self.rows.len() {
+            0 => WORKERS,
+            now => usize::from(plan[0].unwrap_or(0) % 3).min(MOST_WORKERS - now),
+        };
+        let workers = Workers { processes: more, others: 0 };
+        if let Err((error, size)) = fits(self.words, &configured, saved, workers) {
             assert!(!error.to_string().is_empty());
             assert!(size.is_none_or(|size| size > self.words.len() * 8));
             assert_eq!(self.states(), before, "trying it changes nothing");
             return false;
         }
         let outcome = reconcile(&self.zone, &configured, saved).expect("it was tried");
+        self.zone.make_room(more).expect("it was tried");
+        let claim = || self.zone.claim_row(Identity::me()).expect("there is room");
+        self.rows.extend((0..more).map(|_| claim()));
         let after = self.states();
         for (at, state) in &before {
             let Some((_, now)) = after.iter().find(|(other, _)| other == at) else {
@@ -222,7 +234,8 @@ impl<'z> Life<'z> {
         let lost = |column: &u32| !named.contains(column) && self.in_flight(*column).total() > 0;
         self.stray += columns(&before).filter(lost).count() as u64;
         let served = configured.iter().zip(&outcome.records).enumerate().map(|(i, (c, record))| {
-            Served { name: c.name.clone(), zone: 0, record: Some(*record), backup: i % 2 == 0 }
+            let (backup, holdable) = (i % 2 == 0, i % 2 == 1);
+            Served { name: c.name.clone(), zone: 0, record: Some(*record), backup, holdable }
         });
         self.served = served.collect();
         let follow = |s: &Served| {
@@ -249,9 +262,10 @@ impl<'z> Life<'z> {
         assert_eq!(read.upstreams, saved);
         // With the same configuration everything is as it was.
         let words: Vec<AtomicU64> = (0..self.words.len()).map(|_| AtomicU64::new(0)).collect();
-        let zone = Zone::create(&words, WORKERS).expect("as large as the other");
+        let zone = Zone::create(&words, ROWS).expect("as large as the other");
         let configured = configuration(&self.plan);
-        if fits(&words, &configured, Some(&read)).is_ok() {
+        let none = Workers { processes: 0, others: 0 };
+        if fits(&words, &configured, Some(&read), none).is_ok() {
             reconcile(&zone, &configured, Some(&read)).expect("it was tried");
             let again = zone.states().map(|state| Saved::of(&state.expect("a sound zone").1));
             let mut again: Vec<_> = again.collect();
@@ -273,8 +287,14 @@ impl<'z> Life<'z> {
         let Some((name, followers)) = pick(&mut self.followers[usize::from(old)], upstream) else {
             return;
         };
+        // An older configuration may have had fewer.
+        let worker = worker % followers.len();
         let name = name.clone();
-        let admitted = followers[worker].admit(&mut wish, nothing);
+        // As a worker does it.
+        let admitted = match followers[worker].admit_at_once() {
+            Some(admitted) => Ok(Some(admitted)),
+            None => followers[worker].admit(&mut wish, nothing),
+        };
         let served = self.served.iter().find(|s| s.name == name);
         let admitted = match admitted {
             Ok(Some(admitted)) => admitted,

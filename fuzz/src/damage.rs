@@ -18,7 +18,7 @@ use crate::Verdict;
 
 /// Room for a handful of upstreams, so that damage meets what is in use.
 const WORDS: usize = 1024;
-const WORKERS: usize = 2;
+const ROWS: usize = 2;
 /// Words of the header: with one of them wrong there seldom is a zone at all.
 const HEADER: usize = 16;
 
@@ -40,7 +40,7 @@ enum Damage {
 pub fn run(input: &[u8]) -> Verdict {
     let mut input = Unstructured::new(input);
     let words: Vec<AtomicU64> = (0..WORDS).map(|_| AtomicU64::new(0)).collect();
-    let zone = Zone::create(&words, WORKERS).expect("room for an upstream");
+    let zone = Zone::create(&words, ROWS).expect("room for an upstream");
     let configured = [configured("web", &["blue", "green"]), configured("shop", &["default"])];
     let records = reconcile(&zone, &configured, None).expect("room for two").records;
     let served: Vec<_> = (configured.iter().zip(records))
@@ -49,10 +49,12 @@ pub fn run(input: &[u8]) -> Verdict {
             zone: 0,
             record: Some(record),
             backup: true,
+            holdable: true,
         })
         .collect();
-    // A row, and a count that is there while the damage is done.
-    let row = zone.claim_row(Identity::me());
+    // Rows of two banks, and a count that is there while the damage is done.
+    let claimed = std::array::from_fn(|_| zone.claim_row(Identity::me()).expect("room for three"));
+    let [first, _, row]: [Row; 3] = claimed;
     let record = served[0].record.unwrap_or_default();
     let mut follower = Follower::new(zone, row, record, "web");
     let admitted = follower.admit(&mut Plain, nothing).expect("a sound zone");
@@ -67,6 +69,7 @@ pub fn run(input: &[u8]) -> Verdict {
     // This worker has found the zone before it was damaged, another one looks for it now.
     drop(admitted);
     look(&zone, &served, row);
+    look(&zone, &served, first);
     let Ok(found) = Zone::attach(&words) else {
         zone.leave_row(row);
         return Verdict::Refused;
@@ -74,13 +77,15 @@ pub fn run(input: &[u8]) -> Verdict {
     assert_eq!(Zone::announced_len(&words), Some(words.len()));
     // Damage may tell another zone's layout, but none that is larger than what there is.
     assert!(found.layout().words() <= words.len());
-    let another = found.claim_row(Identity::me());
-    look(&found, &served, another);
+    // In what is damaged there may be no row.
+    let another = found.claim_row(Identity::me()).ok();
+    another.into_iter().for_each(|row| look(&found, &served, row));
     change(&found, &served, &configured);
+    let _ = (found.make_room(4), found.living());
     // What came of the changes is damaged, too.
-    let last = found.claim_row(Identity::me());
-    look(&found, &served, last);
-    for row in [row, another, last] {
+    let last = found.claim_row(Identity::me()).ok();
+    last.into_iter().for_each(|row| look(&found, &served, row));
+    for row in [first, row].into_iter().chain(another).chain(last) {
         found.leave_row(row);
     }
     found.retire();

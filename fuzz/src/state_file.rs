@@ -1,7 +1,7 @@
 //! The state file, which anybody may have written to, and what a start makes of it.
 
 use shunt_api::{ReleaseName, ServerSpec};
-use shunt_switch::reconcile::{Configured, Outcome, fits, reconcile};
+use shunt_switch::reconcile::{Configured, Outcome, Workers, fits, reconcile};
 use shunt_switch::snapshot::{Saved, Snapshot};
 use shunt_switch::table::Member;
 use shunt_switch::{AtomicU64, Zone};
@@ -114,7 +114,8 @@ fn bring_up(
     configured: &[Configured],
     saved: Option<&Snapshot>,
 ) -> Option<Outcome> {
-    if fits(words, configured, saved).is_err() {
+    let workers = Workers { processes: 1, others: 0 };
+    if fits(words, configured, saved, workers).is_err() {
         return None;
     }
     Some(reconcile(zone, configured, saved).expect("it was tried"))

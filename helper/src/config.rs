@@ -1,37 +1,45 @@
 //! The configuration of applications: one TOML file each, checked strictly.
 
-mod canary;
+pub mod canary;
 mod field;
 mod guard;
 mod health;
 pub mod hooks;
 mod http;
+mod mistake;
 pub mod notify;
+mod parse;
 mod preview;
+mod read;
+pub mod run;
+pub mod schema;
 pub mod source;
+mod strategy;
 mod warm_up;
 
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 use shunt_api::{Address, ReleaseName};
 
-use crate::runner::user::User;
-
-pub use canary::{Canary, Step};
+pub use canary::Canary;
 pub use guard::{Guard, Inconclusive};
 pub use health::{Check, Health, Pace};
 pub use http::{Header, Headers, Host, Http, Path as HttpPath, Pattern, Statuses};
+pub use mistake::{Mistake, Mistakes};
 pub use preview::Preview;
+pub use read::{File, folder, load};
+pub use run::{Run, Runner, Slot, Units};
+pub use strategy::{Hold, Strategy};
 pub use warm_up::WarmUp;
 
 /// Where the files are looked for.
 pub const DEFAULT_FOLDER: &str = "/etc/shunt/apps";
 
 /// An application.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct App {
     /// The file that it was read from.
@@ -41,6 +49,7 @@ pub struct App {
     pub name: ReleaseName,
     /// Its folder: `releases/`, `current` and `log/` are made there.
     #[serde(deserialize_with = "field::root")]
+    #[schemars(with = "schema::AbsolutePath")]
     pub root: PathBuf,
     /// The upstream in NGINX's configuration; the application's name if left out.
     pub upstream: Option<String>,
@@ -49,9 +58,13 @@ pub struct App {
     /// How long a call of `shunt_api` may take, and for how long one that is answered with "try
     /// again" is made again.
     #[serde(default = "ten_seconds", deserialize_with = "field::some_time")]
+    #[schemars(with = "schema::SomeTime")]
     pub nginx_timeout: Duration,
     /// The file with the token of `shunt_api`, if it answers on TCP.
     pub token_file: Option<PathBuf>,
+    /// How a new release takes the old one's place.
+    #[serde(default)]
+    pub strategy: Strategy,
     /// Where releases come from.
     #[serde(default)]
     pub source: source::Source,
@@ -72,6 +85,9 @@ pub struct App {
     /// What a new release may do wrong.
     #[serde(default)]
     pub guard: Guard,
+    /// How long requests may wait while a release is restarted in place.
+    #[serde(default)]
+    pub hold: Hold,
     /// How long to wait for its requests.
     #[serde(default)]
     pub drain: Drain,
@@ -83,36 +99,17 @@ pub struct App {
     pub notify: Vec<notify::Notify>,
 }
 
-/// How to run an application.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Run {
-    /// Program and arguments; relative to the release's folder.
-    #[serde(deserialize_with = "field::command")]
-    pub command: Vec<String>,
-    /// Where releases listen; two or more, of which one is free.
-    #[serde(deserialize_with = "field::slots")]
-    pub slots: Vec<Address>,
-    /// The user to run as; that of the daemon if left out.
-    #[serde(default, deserialize_with = "field::user")]
-    pub user: Option<User>,
-    /// Added to the environment.
-    #[serde(default, deserialize_with = "field::env")]
-    pub env: BTreeMap<String, String>,
-    /// How long a release may take to end after `SIGTERM`.
-    #[serde(default = "ten_seconds", deserialize_with = "field::duration")]
-    pub stop_timeout: Duration,
-}
-
 /// How long to wait for what an old release has in flight.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default, expecting = "a section, as in [drain]")]
 pub struct Drain {
     /// For requests.
     #[serde(deserialize_with = "field::duration")]
+    #[schemars(with = "schema::Time")]
     pub timeout: Duration,
     /// For upgraded connections (WebSockets), from the same moment on.
     #[serde(deserialize_with = "field::duration")]
+    #[schemars(with = "schema::Time")]
     pub upgraded_timeout: Duration,
 }
 
@@ -123,17 +120,24 @@ impl Default for Drain {
 }
 
 /// What to keep.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default, expecting = "a section, as in [keep]")]
 pub struct Keep {
     /// Releases on disk, those in use included.
     #[serde(deserialize_with = "field::kept")]
+    #[schemars(range(min = 2))]
     pub releases: usize,
+    /// Whether the old release runs on in its slot once it is drained, until the slot is needed: a
+    /// rollback then takes milliseconds.
+    pub running: bool,
+    /// Whether the socket of an old release that has stopped listens on until its slot is needed: a
+    /// rollback then switches at once, and connections wait until it has started.
+    pub socket: bool,
 }
 
 impl Default for Keep {
     fn default() -> Self {
-        Self { releases: 5 }
+        Self { releases: 5, running: false, socket: true }
     }
 }
 
@@ -153,32 +157,9 @@ pub enum ConfigError {
         /// What the system said.
         error: std::io::Error,
     },
-    /// A file cannot be read.
-    #[error("cannot read {}: {error}", path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        error: std::io::Error,
-    },
-    /// A file is not what it should be; the text has line and column.
-    #[error("{}: {why}", path.display())]
-    Wrong {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong in it.
-        why: String,
-    },
-    /// Two applications want the same.
-    #[error("{}: {what} is also used by application \"{other}\"", path.display())]
-    Shared {
-        /// The second file.
-        path: PathBuf,
-        /// What both want.
-        what: String,
-        /// The first application.
-        other: ReleaseName,
-    },
+    /// Files are not what they should be.
+    #[error(transparent)]
+    Wrong(#[from] Mistakes),
 }
 
 impl App {
@@ -192,67 +173,10 @@ impl App {
     ///
     /// # Errors
     ///
-    /// Says what is wrong, and in which line.
-    pub fn parse(text: &str) -> Result<Self, String> {
-        toml::from_str(text).map_err(|e| e.to_string().trim_end().to_owned())
+    /// All that is wrong, as far as it can be told, each with its line.
+    pub fn parse(text: &str) -> Result<Self, Mistakes> {
+        parse::parse(text)
     }
-}
-
-/// Sections that are read, but that no deploy does anything about yet.
-const NOT_YET: [&str; 7] = ["source", "hooks", "warm_up", "preview", "canary", "guard", "notify"];
-
-/// Refuses what would be ignored: whoever writes it relies on it.
-fn works(text: &str) -> Result<(), String> {
-    let table: toml::Table = toml::from_str(text).map_err(|e| e.to_string())?;
-    let Some(section) = NOT_YET.into_iter().find(|name| table.contains_key(*name)) else {
-        return Ok(());
-    };
-    let is_its = |line: &str| line.trim_start_matches(['[', ' ']).starts_with(section);
-    let line = text.lines().position(is_its).map_or(0, |at| at + 1);
-    Err(format!("line {line}: \"{section}\" does nothing in this version, remove it"))
-}
-
-/// Reads all applications of a folder.
-///
-/// # Errors
-///
-/// [`ConfigError`] of the first file that is wrong.
-pub fn load(folder: &Path) -> Result<Vec<App>, ConfigError> {
-    let read = |error| ConfigError::Folder { path: folder.to_owned(), error };
-    let mut files = Vec::new();
-    for entry in std::fs::read_dir(folder).map_err(read)? {
-        let path = entry.map_err(read)?.path();
-        if path.extension().is_some_and(|e| e == "toml") {
-            files.push(path);
-        }
-    }
-    files.sort();
-    let mut apps: Vec<App> = Vec::new();
-    for path in files {
-        let text = std::fs::read_to_string(&path)
-            .map_err(|error| ConfigError::Read { path: path.clone(), error })?;
-        let mut app =
-            App::parse(&text).map_err(|why| ConfigError::Wrong { path: path.clone(), why })?;
-        works(&text).map_err(|why| ConfigError::Wrong { path: path.clone(), why })?;
-        app.file.clone_from(&path);
-        for other in &apps {
-            let slot = app.run.slots.iter().find(|s| other.run.slots.contains(s));
-            let what = if app.name == other.name {
-                Some(format!("the name \"{}\"", app.name))
-            } else if app.root == other.root {
-                Some(format!("the root {:?}", app.root))
-            } else if app.nginx == other.nginx && app.upstream() == other.upstream() {
-                Some(format!("the upstream {:?}", app.upstream()))
-            } else {
-                slot.map(|slot| format!("slot {slot}"))
-            };
-            if let Some(what) = what {
-                return Err(ConfigError::Shared { path, what, other: other.name.clone() });
-            }
-        }
-        apps.push(app);
-    }
-    Ok(apps)
 }
 
 #[cfg(test)]
@@ -276,7 +200,8 @@ mod tests {
         assert_eq!(app.health, Health::default());
         assert_eq!((app.warm_up, app.preview, app.canary), (None, None, None));
         assert_eq!(app.guard, Guard::default());
-        assert_eq!(app.run.stop_timeout, Duration::from_secs(10));
+        let Runner::Process { stop_timeout, .. } = app.run.runner else { panic!("{:?}", app.run) };
+        assert_eq!(stop_timeout, Duration::from_secs(10));
         assert_eq!(app.keep.releases, 5);
     }
 
@@ -306,10 +231,11 @@ mod tests {
                 check: Check::Http(Box::new(Http { release_header: header.clone(), ..http })),
                 ..app.health
             },
+            canary: all.canary.clone(),
             ..app
         };
         assert_eq!(all, expected);
-        assert!(!all.run.env.is_empty() && header.is_some());
+        assert!(!all.run.env.is_empty() && header.is_some() && all.canary.is_some());
     }
 
     #[test]
@@ -318,12 +244,14 @@ mod tests {
             ("name = \"web\"", "name = \"w b\"", 2, "has a character other than"),
             ("/srv/web", "srv", 3, "absolute"),
             ("unix:/run", "unix:run", 4, "absolute"),
-            ("[run]", "[run]\nslot = 1", 6, "unknown field `slot`, expected one of `command`"),
-            ("[run]", "[runs]", 5, "unknown field `runs`"),
+            ("[run]", "[run]\nslot = 1", 6, "did you mean \"slots\"?"),
+            ("[run]", "[runs]", 5, "did you mean \"run\"?"),
             ("[\"./server\"]", "[]", 6, "needs a program"),
-            (", \"127.0.0.1:3002\"", "", 7, "two slots or more"),
+            ("slots = [\"127.0.0.1:3001\", \"127.0.0.1:3002\"]", "slots = []", 7, "needs a slot"),
             ("3002", "3001", 7, "there twice"),
-            ("127.0.0.1:3002", "localhost:3002", 7, "resolve it first"),
+            ("127.0.0.1:3002", "localhost:3002", 5, "resolve it first"),
+            ("command = [\"./server\"]", "unit = \"web@.service\"", 6, "write \"web\""),
+            ("[run]", "[run]\nunit = \"web\"", 5, "\"command\" is said in the unit"),
             ("[run]", "[run]\nuser = \"nobody at all\"", 6, "there is no user"),
             ("[run]", "[run]\nenv = { PORT = \"1\" }", 6, "set by shuntd itself"),
             ("[run]", "[health]\npath = \"health\"\n[run]", 6, "must start with"),
@@ -345,8 +273,9 @@ mod tests {
         ];
         for (from, to, line, said) in cases {
             let error = App::parse(&GOOD.replace(from, to)).unwrap_err();
-            assert!(error.contains(said), "{to}: {error}");
-            assert!(error.contains(&format!("line {line},")), "{to}: {error}");
+            let text = error.to_string();
+            assert!(text.contains(said), "{to}: {text}");
+            assert_eq!(error.0.iter().map(|m| m.line).collect::<Vec<_>>(), [line], "{to}: {text}");
         }
     }
 
@@ -361,7 +290,9 @@ mod tests {
         ) {
             let text = format!("{GOOD}\n[{section}]\n{key} = {value}");
             if let Err(error) = App::parse(&text) {
-                prop_assert!(error.contains("line "), "{}", error);
+                let last = text.lines().count();
+                let good = |m: &Mistake| m.line > 0 && m.line <= last && m.column > 0;
+                prop_assert!(!error.0.is_empty() && error.0.iter().all(good), "{}", error);
             }
         }
     }
@@ -373,22 +304,34 @@ mod tests {
         let other = GOOD.replace("\"web\"", "\"shop\"").replace("/srv/web", "/srv/shop");
         std::fs::write(folder.path().join("b.toml"), other).unwrap();
         let error = load(folder.path()).unwrap_err().to_string();
-        assert!(error.contains("b.toml: slot 127.0.0.1:3001"), "{error}");
+        assert!(error.contains("b.toml:7:9: run.slots: slot 127.0.0.1:3001"), "{error}");
     }
 
     #[test]
-    fn what_would_be_ignored_is_refused_with_its_line() {
+    fn what_does_not_fit_together_is_named_with_its_line() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("web.toml");
         let sample = include_str!("../sample.toml").replace("\nuser ", "\n# user ");
-        for section in ["[guard]\ntime = \"0s\"\n", "[hooks]\nbuild = [\"make\"]\n"] {
-            std::fs::write(&file, format!("{sample}\n{section}")).unwrap();
-            let line = sample.lines().count() + 2;
+        let slots = "[\"127.0.0.1:3001\", \"127.0.0.1:3002\"]";
+        let at = |text: &str, key: &str| {
+            text.lines().position(|line| line.trim_start_matches('[').starts_with(key)).unwrap() + 1
+        };
+        let canary = "[canary]\nsteps = [{ share = 0.1, time = \"1m\" }]\n";
+        let preview = "[preview]\nurl = \"http://127.0.0.1/\"\n";
+        for (strategy, slots_now, more, key, said) in [
+            ("blue-green", "[\"127.0.0.1:3001\"]", "", "slots", "needs two slots"),
+            ("in-place", slots, "", "slots", "has one slot"),
+            ("in-place", "[\"127.0.0.1:3001\"]", canary, "canary", "runs beside the old"),
+            ("in-place", "[\"127.0.0.1:3001\"]", preview, "preview", "runs beside the old"),
+        ] {
+            let text =
+                format!("strategy = {strategy:?}\n{}\n{more}", sample.replace(slots, slots_now));
+            std::fs::write(&file, &text).unwrap();
             let error = load(folder.path()).unwrap_err().to_string();
-            assert!(error.contains(&format!("line {line}: ")), "{error}");
-            assert!(error.contains("does nothing in this version"), "{error}");
+            assert!(error.contains(&format!("web.toml:{}:", at(&text, key))), "{error}");
+            assert!(error.contains(said), "{error}");
         }
         std::fs::write(&file, sample).unwrap();
-        assert_eq!(load(folder.path()).unwrap().len(), 1);
+        load(folder.path()).unwrap();
     }
 }

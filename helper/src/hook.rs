@@ -24,6 +24,7 @@ use std::path::{Path, PathBuf};
 
 use shunt_api::{Address, ReleaseName};
 
+use crate::clock;
 use crate::config;
 use crate::config::hooks::When;
 use crate::program::{Lines, Program, ProgramError};
@@ -115,6 +116,7 @@ impl Call<'_> {
         let folder = self.folder();
         let program = Program {
             app: &self.app.name,
+            root: &self.app.root,
             release: self.release,
             step: when.as_str(),
             command: hook.command.iter().map(OsString::from).collect(),
@@ -126,7 +128,7 @@ impl Call<'_> {
             held: Vec::new(),
         };
         let mut kept = Kept { file: Some(file), left: KEPT };
-        kept.line(&format!("== {when}: {:?} at {}", hook.command, now()));
+        kept.line(&format!("== {when}: {:?} at {}", hook.command, clock::now()));
         let mut passed_on = 0;
         let ended = program
             .run(&mut |line: &str| {
@@ -142,11 +144,11 @@ impl Call<'_> {
         kept.left = KEPT;
         match ended {
             Ok(()) => {
-                kept.line(&format!("== {when} is done at {}", now()));
+                kept.line(&format!("== {when} is done at {}", clock::now()));
                 Ok(())
             }
             Err(error) => {
-                kept.line(&format!("== {when}: {error}, at {}", now()));
+                kept.line(&format!("== {when}: {error}, at {}", clock::now()));
                 Err(HookError::Program { when, error, log: path })
             }
         }
@@ -170,7 +172,6 @@ impl Call<'_> {
         env.extend(self.app.run.env.iter().map(|(name, value)| (name.into(), value.into())));
         let mut set = |name: &str, value: OsString| env.push((name.into(), value));
         set("SHUNT_HOOK", self.when.as_str().into());
-        set("SHUNT_ROOT", self.app.root.clone().into());
         set("SHUNT_RELEASE_DIR", folder.into());
         if let Some(revision) = self.revision {
             set("SHUNT_REVISION", revision.into());
@@ -187,10 +188,6 @@ impl Call<'_> {
         }
         env
     }
-}
-
-fn now() -> String {
-    jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
 /// The log of a hook. A disk that is full is no reason to end it.

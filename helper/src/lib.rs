@@ -7,15 +7,20 @@
 #![forbid(unsafe_code)]
 
 pub mod cli;
+pub mod clock;
 pub mod config;
 pub mod daemon;
 pub mod deploy;
+pub mod doctor;
 pub mod endpoint;
+pub mod file;
 pub mod health;
 pub mod hook;
+pub mod init;
 pub mod log;
 pub mod nginx;
 pub mod notify;
+pub mod plain;
 pub mod program;
 pub mod request;
 pub mod runner;

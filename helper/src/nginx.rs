@@ -8,9 +8,13 @@ use http_body_util::Full;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use shunt_api::call::encode;
-use shunt_api::{Address, Problem, ReleaseName, ReleaseSpec, SwitchReply, SwitchRequest, Upstream};
+use shunt_api::{
+    Address, CanaryRequest, HoldRequest, NginxTime, Portion, Problem, ReleaseName, ReleaseSpec,
+    SwitchReply, SwitchRequest, Upstream,
+};
 
 use crate::config::App;
+use crate::file;
 use crate::request::{self, RequestError};
 
 /// The pause before a call is made again.
@@ -18,6 +22,15 @@ pub(crate) const AGAIN: Duration = Duration::from_millis(100);
 
 /// The longest that one call waits; a longer wait is several calls.
 const WAIT: Duration = Duration::from_secs(30);
+
+/// What is said of an upstream that no `shunt_hold` names.
+#[must_use]
+pub fn unheld(upstream: &str) -> String {
+    format!(
+        "no \"shunt_hold {upstream};\" is in NGINX's configuration, so a hold parks no request; write \
+         it where requests are passed to {upstream}, then: nginx -t && systemctl reload nginx"
+    )
+}
 
 /// Why a call has failed.
 #[derive(Debug, thiserror::Error)]
@@ -157,6 +170,49 @@ impl Client {
         self.call("DELETE", "/previous", None, None::<&()>, self.limit).await
     }
 
+    /// Gives a release a share of the requests, if the upstream is still at this generation.
+    ///
+    /// # Errors
+    ///
+    /// [`NginxError`].
+    pub async fn canary(
+        &self,
+        release: &ReleaseName,
+        share: Portion,
+        generation: u32,
+    ) -> Result<Upstream, NginxError> {
+        let body = CanaryRequest { release: release.clone(), share };
+        self.call("PUT", "/canary", Some(generation), Some(&body), self.limit).await
+    }
+
+    /// No release gets a share any more, if the upstream is still at this generation.
+    ///
+    /// # Errors
+    ///
+    /// [`NginxError`].
+    pub async fn end_canary(&self, generation: u32) -> Result<Upstream, NginxError> {
+        self.call("DELETE", "/canary", Some(generation), None::<&()>, self.limit).await
+    }
+
+    /// Parks new requests for at most so long.
+    ///
+    /// # Errors
+    ///
+    /// [`NginxError`].
+    pub async fn hold(&self, timeout: NginxTime) -> Result<Upstream, NginxError> {
+        let body = HoldRequest { timeout };
+        self.call("PUT", "/hold", None, Some(&body), self.limit).await
+    }
+
+    /// Lets parked requests go.
+    ///
+    /// # Errors
+    ///
+    /// [`NginxError`].
+    pub async fn resume(&self) -> Result<Upstream, NginxError> {
+        self.call("DELETE", "/hold", None, None::<&()>, self.limit).await
+    }
+
     /// Waits until a release has nothing in flight, at most for `limit`, and gives the last state.
     /// Nothing is polled: NGINX answers when it is so.
     ///
@@ -238,7 +294,7 @@ impl Client {
             request = request.header(header::IF_MATCH, format!("\"{generation}\""));
         }
         if let Some(path) = &self.token_file {
-            let token = std::fs::read_to_string(path).map_err(NginxError::Token)?;
+            let token = file::read_token(path).map_err(NginxError::Token)?;
             request = request.header(header::AUTHORIZATION, format!("Bearer {}", token.trim_end()));
         }
         let strange = |status, why: String| NginxError::Strange {

@@ -21,8 +21,10 @@ use shunt_api::ReleaseName;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
+use crate::clock::Span;
 use crate::config::notify::{Event, Notify};
 use crate::wire::JobKind;
+use crate::{file, log};
 
 /// How many events can wait for a webhook.
 const WAITING: usize = 64;
@@ -96,7 +98,7 @@ impl Notifier {
         let client = match client(roots) {
             Ok(client) => client,
             Err(error) => {
-                eprintln!("shuntd: nobody is notified: {error}");
+                log::error(format_args!("nobody is notified: {error}"));
                 return Self::default();
             }
         };
@@ -120,10 +122,10 @@ impl Notifier {
         let message = Arc::new(message);
         for hook in self.hooks.iter().filter(|hook| hook.events.contains(&message.event)) {
             if hook.queue.try_send(message.clone()).is_err() {
-                eprintln!(
-                    "shuntd: {}: webhook {} does not keep up and is not told of job {}",
+                log::warning(format_args!(
+                    "{}: webhook {} does not keep up and is not told of job {}",
                     message.app, hook.name, message.job
-                );
+                ));
             }
         }
     }
@@ -179,10 +181,10 @@ impl Post {
     async fn all(self, mut messages: mpsc::Receiver<Arc<Message>>) {
         while let Some(message) = messages.recv().await {
             if let Err(why) = self.patiently(&message).await {
-                eprintln!(
-                    "shuntd: {}: webhook {} is not told: {why}",
+                log::warning(format_args!(
+                    "{}: webhook {} is not told: {why}",
                     message.app, self.notify.url
-                );
+                ));
             }
         }
     }
@@ -195,7 +197,7 @@ impl Post {
                 Ok(Ok(())) => return Ok(()),
                 Ok(Err(failed)) => failed,
                 Err(_) => {
-                    let why = format!("no answer within {:?}", self.patience.limit);
+                    let why = format!("no answer within {}", Span(self.patience.limit));
                     Failed { why, again: true }
                 }
             };
@@ -234,7 +236,7 @@ impl Post {
 }
 
 fn token(path: &Path) -> Result<HeaderValue, String> {
-    let token = std::fs::read_to_string(path)
+    let token = file::read_token(path)
         .map_err(|error| format!("cannot read the token file {}: {error}", path.display()))?;
     let value = HeaderValue::from_str(&format!("Bearer {}", token.trim()));
     let mut value = value.map_err(|_| {

@@ -33,6 +33,7 @@ use tokio::process::Child;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 
+use crate::clock::Span;
 use crate::runner::user::{self, User};
 use lines::Splitter;
 
@@ -65,6 +66,8 @@ const NOT_PASSED_ON: [&str; 7] = [
 pub struct Program<'a> {
     /// For which application.
     pub app: &'a ReleaseName,
+    /// The application's folder, `SHUNT_ROOT`.
+    pub root: &'a Path,
     /// For which release.
     pub release: &'a ReleaseName,
     /// As part of what: `SHUNT_STEP`, by which a daemon finds what an earlier one left running
@@ -110,7 +113,7 @@ pub enum Why {
         error: io::Error,
     },
     /// It took too long, and was ended.
-    #[error("it was ended as it took longer than {0:?}")]
+    #[error("it was ended as it took longer than {}", Span(*.0))]
     Limit(Duration),
     /// It has ended by itself, but not well.
     #[error("it ended with {0}")]
@@ -178,7 +181,12 @@ impl Program<'_> {
         let program = self.command.first().ok_or(io::ErrorKind::InvalidInput)?;
         // What cannot be found is otherwise said in the lines only.
         if program.as_encoded_bytes().contains(&b'/') && !self.folder.join(program).exists() {
-            return Err(io::ErrorKind::NotFound.into());
+            let why = if Path::new(program).is_absolute() {
+                "there is no such file"
+            } else {
+                "there is no such file; a program with a \"/\" in its name is looked for in that folder"
+            };
+            return Err(io::Error::new(io::ErrorKind::NotFound, why));
         }
         let (sender, pipe) = pipe::pipe()?;
         let sender = sender.into_blocking_fd()?;
@@ -201,6 +209,7 @@ impl Program<'_> {
         command
             .envs(self.env.iter().map(|(name, value)| (name, value)))
             .env("SHUNT_APP", self.app.as_str())
+            .env("SHUNT_ROOT", self.root)
             .env("RELEASE", self.release.as_str())
             .env("SHUNT_STEP", self.step)
             .stdin(Stdio::null())
@@ -325,6 +334,7 @@ mod tests {
     ) -> Program<'a> {
         Program {
             app: &names.0,
+            root: folder,
             release: &names.1,
             step: "build",
             command: ["/bin/sh", "-c", sh].map(OsString::from).into(),
@@ -347,6 +357,18 @@ mod tests {
         let mut said = Vec::new();
         let result = program.run(&mut |line: &str| said.push(line.to_owned())).await;
         (result, said)
+    }
+
+    /// Runs a program whose time is over once it has made the file `said`.
+    async fn run_too_long(program: Program<'_>) -> (Result<(), ProgramError>, Vec<String>) {
+        let (said, limit) = (program.folder.join("said"), program.limit);
+        let time_passes = async {
+            until("it has said something", || said.exists()).await;
+            tokio::time::pause();
+            tokio::time::advance(limit).await;
+            tokio::time::resume();
+        };
+        tokio::join!(run(program), time_passes).0
     }
 
     fn is_there(pid: &str) -> bool {
@@ -393,6 +415,7 @@ mod tests {
         let missing = Program { command: vec!["./no".into()], ..program(tmp.path(), &names, "") };
         let error = run(missing).await.0.unwrap_err();
         assert!(matches!(error.why, Why::Start { .. }), "{error}");
+        assert!(error.to_string().contains("is looked for in that folder"), "{error}");
         let missing =
             Program { command: vec!["no-such".into()], ..program(tmp.path(), &names, "") };
         let error = run(missing).await.0.unwrap_err();
@@ -403,9 +426,8 @@ mod tests {
     #[tokio::test]
     async fn a_program_that_takes_too_long_is_asked_to_end_and_then_killed_with_its_group() {
         let (tmp, names) = (tempfile::tempdir().unwrap(), names("limit"));
-        let limit = Duration::from_millis(300);
-        let sh = "trap 'echo asked; exit 0' TERM; sleep 600 & echo $!; wait";
-        let (result, said) = run(Program { limit, ..program(tmp.path(), &names, sh) }).await;
+        let sh = "trap 'echo asked; exit 0' TERM; sleep 600 & echo $!; touch said; wait";
+        let (result, said) = run_too_long(program(tmp.path(), &names, sh)).await;
         let error = result.unwrap_err();
         assert!(matches!(error.why, Why::Limit(_)), "{error}");
         assert_eq!(said[1], "asked");
@@ -415,10 +437,9 @@ mod tests {
     #[tokio::test]
     async fn a_program_that_ignores_sigterm_is_killed() {
         let (tmp, names) = (tempfile::tempdir().unwrap(), names("ignore"));
-        let limit = Duration::from_millis(100);
-        let sh = "trap '' TERM; sleep 600 & echo $!; while :; do wait; done";
-        let began = Instant::now();
-        let (result, said) = run(Program { limit, ..program(tmp.path(), &names, sh) }).await;
+        let sh = "trap '' TERM; sleep 600 & echo $!; touch said; while :; do wait; done";
+        let began = std::time::Instant::now();
+        let (result, said) = run_too_long(program(tmp.path(), &names, sh)).await;
         assert!(matches!(result.unwrap_err().why, Why::Limit(_)));
         assert!(began.elapsed() >= GRACE, "it has had its grace time");
         until("it is gone", || !is_there(&said[0])).await;
@@ -520,9 +541,15 @@ mod tests {
         let env = [("SHUNT_APP", names.0.as_str()), ("RELEASE", "v1")];
         let taken = crate::runner::leftover::Identity::find(&env);
         assert_eq!(taken, None, "a step is not taken for what runs in a slot");
-        crate::runner::leftover::end_steps(&names.0, &ReleaseName::new("v2").unwrap());
+        let end = |release: &str, root: &Path| {
+            let release = ReleaseName::new(release).unwrap();
+            crate::runner::leftover::end_steps(&names.0, root, &release);
+        };
+        end("v2", tmp.path());
         assert!(is_there(&pid), "another release is left alone");
-        crate::runner::leftover::end_steps(&names.0, &names.1);
+        end("v1", Path::new("/nowhere"));
+        assert!(is_there(&pid), "another daemon's application is left alone");
+        end("v1", tmp.path());
         let error = running.await.unwrap_err();
         assert_eq!(error.to_string(), "it ended with signal 9");
         until("it is gone", || !is_there(&pid)).await;

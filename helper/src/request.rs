@@ -9,6 +9,7 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use shunt_api::Address;
 
+use crate::clock::Span;
 use crate::endpoint;
 
 /// The most that is read of an answer, in bytes.
@@ -26,7 +27,7 @@ pub enum RequestError {
         error: std::io::Error,
     },
     /// The answer did not come in time.
-    #[error("no answer from {address} within {limit:?}")]
+    #[error("no answer from {address} within {}", Span(*limit))]
     Timeout {
         /// From where.
         address: Address,

@@ -19,6 +19,7 @@ pub use tally::{Failure, Noticed, Verdict, Way};
 use ask::Pool;
 use tally::{Sample, Tally};
 
+use crate::clock::Span;
 use crate::url::Url;
 
 /// What is asked.
@@ -122,7 +123,7 @@ async fn beat(
             let ask = ask::ask(&options, post, pool);
             let result = match tokio::time::timeout(options.timeout, ask).await {
                 Ok(result) => result,
-                Err(_) => Err(format!("no answer within {:?}", options.timeout)),
+                Err(_) => Err(format!("no answer within {}", Span(options.timeout))),
             };
             // Nobody listens any more only when the whole watch is over.
             let _ = send.send(Sample::new(way, start, result));

@@ -73,7 +73,7 @@ impl World {
     ) -> Result<Fetched, SourceError> {
         let release = ReleaseName::new(release).unwrap();
         let mut say = |line: &str| self.said.push(line.to_owned());
-        source::fetch(app, source, &release, &mut say).await
+        source::fetch(app, source, None, &release, &mut say).await
     }
 
     /// Fetches the repository `origin` at a reference.
@@ -451,7 +451,7 @@ async fn two_do_not_work_on_a_copy_at_once() {
     let app = world.app(&format!("git = {:?}", world.path("origin")), "");
     let (source, release) = (app.source.origin.clone().unwrap(), ReleaseName::new("r2").unwrap());
     let mut tell = move |line: &str| drop(told.send(line.to_owned()));
-    let fetch = source::fetch(&app, &source, &release, &mut tell);
+    let fetch = source::fetch(&app, &source, None, &release, &mut tell);
     tokio::pin!(fetch);
     let line = tokio::select! {
         fetched = &mut fetch => panic!("it does not wait: {fetched:?}"),

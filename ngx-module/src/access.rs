@@ -3,6 +3,7 @@
 use std::os::fd::BorrowedFd;
 
 use nginx_sys::{AF_UNIX, ngx_http_request_t};
+use nix::sys::socket::sockopt::PeerCredentials;
 
 use crate::conf::ApiConf;
 use crate::wrap::bytes;
@@ -57,7 +58,9 @@ fn peer_uid(r: &ngx_http_request_t) -> Option<u32> {
         let fd = (*r.connection).fd;
         (fd >= 0).then(|| BorrowedFd::borrow_raw(fd))
     }?;
-    Some(rustix::net::sockopt::socket_peercred(fd).ok()?.uid.as_raw())
+    // Not by `rustix`, whose type has no room for the process number of a caller in another
+    // namespace of processes, as in another container: the kernel says 0 there.
+    Some(nix::sys::socket::getsockopt(&fd, PeerCredentials).ok()?.uid())
 }
 
 fn authorization(r: &ngx_http_request_t) -> Option<&[u8]> {

@@ -1,85 +1,24 @@
-//! The API's location: from NGINX's request to a call, and from a reply to NGINX's response.
-
-use std::ffi::c_void;
+//! The API's location: from NGINX's request to a call, and what it comes to.
 
 use nginx_sys::{
-    ngx_buf_t, ngx_chain_t, ngx_http_discard_request_body, ngx_http_finalize_request,
-    ngx_http_output_filter, ngx_http_read_client_request_body, ngx_http_request_t,
-    ngx_http_send_header, ngx_int_t, ngx_list_push, ngx_palloc, ngx_pcalloc, ngx_str_t,
-    ngx_table_elt_t,
+    ngx_http_discard_request_body, ngx_http_finalize_request, ngx_http_read_client_request_body,
+    ngx_http_request_t, ngx_int_t, ngx_table_elt_t,
 };
 use ngx::http::{HttpModuleLocationConf, HttpModuleMainConf, NgxHttpCoreModule};
-use ngx::ngx_string;
-use shunt_api::problem::PROBLEM_JSON;
 use shunt_api::{Call, CallError, MAX_BODY, Method, Problem};
 use shunt_switch::masters::MastersError;
-use shunt_switch::service::{Reply, Service};
+use shunt_switch::service::Service;
 
 use crate::HttpShuntModule;
 use crate::access::{self, Access};
+use crate::answer::{Answer, send};
 use crate::conf::{LocConf, MainConf};
 use crate::lock::Lock;
-use crate::wrap::{DONE, ERROR, OK, bytes, copy_to_pool, text};
+use crate::wrap::{DONE, INTERNAL_SERVER_ERROR, OK, bytes, text};
 use crate::{version, wait, zone};
-
-/// The status with which NGINX says "internal server error".
-const INTERNAL_SERVER_ERROR: ngx_int_t = nginx_sys::NGX_HTTP_INTERNAL_SERVER_ERROR as ngx_int_t;
 
 /// The first status that a body's reader returns in place of reading.
 const SPECIAL_RESPONSE: ngx_int_t = nginx_sys::NGX_HTTP_SPECIAL_RESPONSE as ngx_int_t;
-
-const JSON: &str = "application/json";
-
-/// An answer to be sent.
-pub struct Answer {
-    status: u16,
-    content_type: &'static str,
-    generation: Option<u32>,
-    header: Option<(ngx_str_t, &'static str)>,
-    body: Vec<u8>,
-}
-
-impl From<Result<Reply, Problem>> for Answer {
-    fn from(result: Result<Reply, Problem>) -> Self {
-        match result {
-            Ok(Reply { status, generation, body, .. }) => {
-                Self { status, content_type: JSON, generation, header: None, body }
-            }
-            Err(problem) => Self {
-                status: problem.status,
-                content_type: PROBLEM_JSON,
-                generation: problem.upstream.as_ref().map(|u| u.generation),
-                // Whatever is not there now will be soon: a lock, another worker.
-                header: (problem.status == 503).then_some((ngx_string!("Retry-After"), "1")),
-                body: serde_json::to_vec(&problem).unwrap_or_default(),
-            },
-        }
-    }
-}
-
-impl Answer {
-    /// A page of text.
-    pub fn text(content_type: &'static str, page: String) -> Self {
-        let (generation, header) = (None, None);
-        Self { status: 200, content_type, generation, header, body: page.into_bytes() }
-    }
-
-    fn problem(status: u16, detail: impl Into<String>) -> Self {
-        Err(Problem::new(status, detail)).into()
-    }
-}
-
-impl From<CallError> for Answer {
-    fn from(error: CallError) -> Self {
-        let answer = Self::problem(error.status(), error.to_string());
-        match error {
-            CallError::Method { allow } => {
-                Self { header: Some((ngx_string!("Allow"), allow)), ..answer }
-            }
-            _ => answer,
-        }
-    }
-}
 
 /// The handler of a location with `shunt_api`.
 pub unsafe extern "C" fn handler(r: *mut ngx_http_request_t) -> ngx_int_t {
@@ -91,55 +30,31 @@ pub unsafe extern "C" fn handler(r: *mut ngx_http_request_t) -> ngx_int_t {
     }
     let call = match call(request) {
         Ok(call) => call,
-        Err(answer) => return refuse(request, answer),
+        Err(answer) => return reply_at_once(request, answer),
     };
     let access = match HttpShuntModule::location_conf(request) {
         Some(LocConf { api: Some(api), .. }) => access::of(request, api),
-        _ => return ERROR,
+        _ => return INTERNAL_SERVER_ERROR,
     };
     if !call.is_change() {
-        // SAFETY: the request lives; its body, if it has one, is of no use.
-        let rc = unsafe { ngx_http_discard_request_body(request) };
-        if rc != OK {
-            return rc;
-        }
         return match wait::pending(request, &call) {
             Some(rc) => rc,
             None => {
                 let reply = with_service(request, |s, _| s.read(&call, access == Access::Write));
-                send(request, &reply.into())
+                reply_at_once(request, reply.into())
             }
         };
     }
-    match access {
-        Access::Write => {}
-        Access::Read => {
-            let detail = "you may read here, but change nothing";
-            return refuse(request, Answer::problem(403, detail));
-        }
-        Access::ReadAsUser(uid) => {
-            let detail = format!(
-                "user {uid} may read here, but change nothing; root and those whom \"user=\" of \
-                 \"shunt_api\" names may"
-            );
-            return refuse(request, Answer::problem(403, detail));
-        }
-        Access::ReadWithoutToken => {
-            let answer = Answer::problem(
-                401,
-                "to change something, send \"Authorization: Bearer\" with the token",
-            );
-            let header = Some((ngx_string!("WWW-Authenticate"), "Bearer"));
-            return refuse(request, Answer { header, ..answer });
-        }
+    if let Some(answer) = unless_writer(access) {
+        return reply_at_once(request, answer);
     }
     let length = request.headers_in.content_length_n;
     if length > MAX_BODY as i64 {
         let detail = format!("the body has {length} bytes, at most {MAX_BODY} are read");
-        return refuse(request, Answer::problem(413, detail));
+        return reply_at_once(request, Answer::problem(413, detail));
     }
     if length < 0 && (call.has_body() || request.headers_in.chunked() != 0) {
-        return refuse(
+        return reply_at_once(
             request,
             Answer::problem(411, "send the body's length in \"Content-Length\""),
         );
@@ -149,8 +64,26 @@ pub unsafe extern "C" fn handler(r: *mut ngx_http_request_t) -> ngx_int_t {
     if rc >= SPECIAL_RESPONSE { rc } else { DONE }
 }
 
+/// What a caller is told who may change nothing.
+fn unless_writer(access: Access) -> Option<Answer> {
+    match access {
+        Access::Write => None,
+        Access::Read => Some(Answer::problem(403, "you may read here, but change nothing")),
+        Access::ReadAsUser(uid) => Some(Answer::problem(
+            403,
+            format!(
+                "user {uid} may read here, but change nothing; root and those whom \"user=\" of \
+                 \"shunt_api\" names may"
+            ),
+        )),
+        Access::ReadWithoutToken => Some(Answer::unauthorized(
+            "to change something, send \"Authorization: Bearer\" with the token",
+        )),
+    }
+}
+
 /// Answers without looking at the body.
-fn refuse(r: &mut ngx_http_request_t, answer: Answer) -> ngx_int_t {
+pub fn reply_at_once(r: &mut ngx_http_request_t, answer: Answer) -> ngx_int_t {
     // SAFETY: the request lives.
     let rc = unsafe { ngx_http_discard_request_body(r) };
     if rc == OK { send(r, &answer) } else { rc }
@@ -287,73 +220,4 @@ pub fn with_service<T>(
     let zones = zones.collect::<Result<Vec<_>, Problem>>()?;
     let nginx = nginx_sys::NGINX_VERSION.to_str().unwrap_or_default();
     f(&Service { zones: &zones, upstreams: &main.served, nginx }, main)
-}
-
-/// Sends an answer.
-pub fn send(r: &mut ngx_http_request_t, answer: &Answer) -> ngx_int_t {
-    match response(r, answer) {
-        Some(rc) => rc,
-        None => INTERNAL_SERVER_ERROR,
-    }
-}
-
-/// `None` when there is no memory.
-fn response(r: &mut ngx_http_request_t, answer: &Answer) -> Option<ngx_int_t> {
-    let out = &mut r.headers_out;
-    out.status = usize::from(answer.status);
-    out.content_length_n = i64::try_from(answer.body.len()).ok()?;
-    out.content_type = copy_to_pool(r.pool, answer.content_type.as_bytes())?;
-    out.content_type_len = out.content_type.len;
-    if let Some(generation) = answer.generation {
-        let etag = add_header(r, ngx_string!("ETag"), &format!("\"{generation}\""))?;
-        r.headers_out.etag = etag;
-    }
-    add_header(r, ngx_string!("Cache-Control"), "no-store")?;
-    if let Some((name, value)) = answer.header {
-        add_header(r, name, value)?;
-    }
-    // SAFETY: the request lives, and its response starts here.
-    let rc = unsafe { ngx_http_send_header(r) };
-    if rc == ERROR || rc > OK || version::header_only(r) {
-        return Some(rc);
-    }
-    // SAFETY: the buffer and its chain link live in the request's pool until the response is sent;
-    // `start..end` is the memory that was just taken.
-    unsafe {
-        let buf = ngx_pcalloc(r.pool, size_of::<ngx_buf_t>()).cast::<ngx_buf_t>();
-        let memory = ngx_palloc(r.pool, answer.body.len().max(1)).cast::<u8>();
-        if buf.is_null() || memory.is_null() {
-            return None;
-        }
-        memory.copy_from_nonoverlapping(answer.body.as_ptr(), answer.body.len());
-        let b = &mut *buf;
-        (b.start, b.pos) = (memory, memory);
-        b.last = memory.add(answer.body.len());
-        b.end = b.last;
-        b.set_memory(u32::from(!answer.body.is_empty()));
-        b.set_last_buf(1);
-        b.set_last_in_chain(1);
-        let mut chain = ngx_chain_t { buf, next: std::ptr::null_mut() };
-        Some(ngx_http_output_filter(r, &raw mut chain))
-    }
-}
-
-/// Adds a header to a response; `None` when there is no memory.
-pub fn add_header(
-    r: &mut ngx_http_request_t,
-    name: ngx_str_t,
-    value: &str,
-) -> Option<*mut ngx_table_elt_t> {
-    let value = copy_to_pool(r.pool, value.as_bytes())?;
-    // SAFETY: NGINX has initialised the list of headers; the element may be zero but for its texts,
-    // and has to be: a later NGINX links headers of one name.
-    unsafe {
-        let header = ngx_list_push(&raw mut r.headers_out.headers).cast::<ngx_table_elt_t>();
-        let element = header.as_mut()?;
-        header.cast::<c_void>().write_bytes(0, size_of::<ngx_table_elt_t>());
-        element.hash = 1;
-        element.key = name;
-        element.value = value;
-        Some(header)
-    }
 }

@@ -1,7 +1,6 @@
 //! The hooks of an upstream: over which servers does NGINX balance this request?
 
 use std::ffi::c_void;
-use std::rc::Rc;
 
 use nginx_sys::{
     ngx_conf_t, ngx_http_request_t, ngx_http_upstream_server_t, ngx_http_upstream_srv_conf_t,
@@ -10,14 +9,14 @@ use nginx_sys::{
 use ngx::http::{HttpModule, HttpModuleMainConf};
 use shunt_api::ReleaseName;
 use shunt_switch::canary::Point;
-use shunt_switch::follower::{Destination, Wishes};
+use shunt_switch::follower::Wishes;
 
 use crate::HttpShuntModule;
 use crate::claim::Claim;
 use crate::conf::upstream::{DEFAULT_RELEASE, add, member};
 use crate::conf::{MainConf, SrvConf, UpstreamConf};
 use crate::fallback;
-use crate::view::View;
+use crate::view::{Start, View};
 use crate::worker::AdmitError;
 use crate::wrap::{BUSY, ConfError, Directive, ERROR, OK, bytes};
 
@@ -102,50 +101,81 @@ unsafe extern "C" fn init_peer(
     us: *mut ngx_http_upstream_srv_conf_t,
 ) -> ngx_int_t {
     // SAFETY: NGINX gives a request that lives, and its upstream.
-    let (request, us) = unsafe { (&*r, &*us) };
-    let Some(index) = index(us) else { return ERROR };
+    let (request, upstream) = unsafe { (&*r, &*us) };
+    let Some(index) = index(upstream) else { return ERROR };
     let Some(main) = HttpShuntModule::main_conf(request) else { return ERROR };
+    // SAFETY: what this leads to borrows nothing else of the worker, and keeps no reference.
+    let worker = || unsafe { main.worker.try_borrow_unguarded() };
+    let choose = || worker().ok()?.as_ref()?.admit_at_once(index);
+    match Claim::make_at_once(request, us, index, choose, way) {
+        Some((start, false)) => start.init_peer(r),
+        Some((start, true)) => guarded(start, r, index),
+        None => think(r, us, main, index),
+    }
+}
+
+/// Where a request goes, and whether it may go on from there.
+type Way = (Start, bool);
+
+fn way(claim: &mut Claim) -> Way {
+    let admitted = claim.admitted();
+    (admitted.to.view.start(), admitted.may_fall_back)
+}
+
+/// For a request that has a claim already, or that there is something to choose for.
+#[cold]
+fn think(
+    r: *mut ngx_http_request_t,
+    us: *mut ngx_http_upstream_srv_conf_t,
+    main: &MainConf,
+    index: usize,
+) -> ngx_int_t {
+    // SAFETY: NGINX gives a request that lives.
+    let request = unsafe { &*r };
     let known = Claim::find(
         request,
         |claim| claim.upstream() == index && claim.is_open(),
         |claim| {
             claim.again(request);
-            destination(claim)
+            way(claim)
         },
     );
-    let chosen = known.or_else(|| Some(destination(claim(r, us, main, index)?)));
-    let Some((to, may_fall_back)) = chosen else { return refuse(r) };
-    let rc = to.view.init_peer(r);
-    if rc == OK && may_fall_back && !fallback::guard(r, index) {
+    match known.or_else(|| claim(r, us, main, index)) {
+        Some((start, false)) => start.init_peer(r),
+        Some((start, true)) => guarded(start, r, index),
+        None => refuse(r, us),
+    }
+}
+
+/// Starts the balancing of a request that may fall back.
+#[cold]
+fn guarded(start: Start, r: *mut ngx_http_request_t, index: usize) -> ngx_int_t {
+    let rc = start.init_peer(r);
+    if rc == OK && !fallback::guard(r, index) {
         return ERROR;
     }
     rc
 }
 
-/// Where a claim's request goes, and whether it may go on from there.
-fn destination(claim: &mut Claim) -> (Rc<Destination<'static, View>>, bool) {
-    let admitted = claim.admitted();
-    (admitted.to.clone(), admitted.may_fall_back)
-}
-
 /// Chooses the request's release and keeps the choice for as long as the request lives.
 fn claim(
     r: *mut ngx_http_request_t,
-    us: &ngx_http_upstream_srv_conf_t,
+    us: *const ngx_http_upstream_srv_conf_t,
     main: &MainConf,
     index: usize,
-) -> Option<&'static mut Claim> {
+) -> Option<Way> {
     let conf = main.upstreams.get(index)?;
     let choose = || {
         let mut wishes = RequestWishes { r, conf };
         let chosen = main.worker.try_borrow_mut().ok()?.as_mut()?.admit(index, conf, &mut wishes);
         chosen.inspect_err(|error| complain(r, conf, error)).ok()
     };
-    Claim::make(r, us, index, choose)
+    Claim::make(r, us, index, choose, way)
 }
 
+/// Logs why a request has no release, with the request.
 #[cold]
-fn complain(r: *mut ngx_http_request_t, conf: &UpstreamConf, error: &AdmitError) {
+pub fn complain(r: *mut ngx_http_request_t, conf: &UpstreamConf, error: &AdmitError) {
     // SAFETY: a request has a connection, which has a log.
     let log = unsafe { (*(*r).connection).log };
     error!(log, "upstream \"{}\": {error}", conf.name);
@@ -173,10 +203,26 @@ impl Wishes for RequestWishes<'_> {
     }
 }
 
+/// What a method's `get` returns when no server of its upstream is up: the exchange has the upstream's
+/// name then, and not that of the server before.
+///
+/// # Safety
+///
+/// `pc` is the peer of a request that goes to this upstream; nobody has a reference to it.
+pub unsafe fn busy(
+    pc: *mut ngx_peer_connection_t,
+    us: *mut ngx_http_upstream_srv_conf_t,
+) -> ngx_int_t {
+    // SAFETY: as above; the upstream lives as long as the configuration.
+    unsafe { (*pc).name = &raw mut (*us).host };
+    BUSY
+}
+
 /// Lets NGINX answer as when no server of an upstream is up: 502, with its usual log line.
-fn refuse(r: *mut ngx_http_request_t) -> ngx_int_t {
-    unsafe extern "C" fn get(_pc: *mut ngx_peer_connection_t, _data: *mut c_void) -> ngx_int_t {
-        BUSY
+fn refuse(r: *mut ngx_http_request_t, us: *mut ngx_http_upstream_srv_conf_t) -> ngx_int_t {
+    unsafe extern "C" fn get(pc: *mut ngx_peer_connection_t, data: *mut c_void) -> ngx_int_t {
+        // SAFETY: NGINX, or whoever stands before us, gives the peer with what is set below.
+        unsafe { busy(pc, data.cast()) }
     }
     unsafe extern "C" fn free(
         _pc: *mut ngx_peer_connection_t,
@@ -187,6 +233,7 @@ fn refuse(r: *mut ngx_http_request_t) -> ngx_int_t {
     // SAFETY: NGINX calls `peer.init` only for a request that has an upstream.
     unsafe {
         let peer = &mut (*(*r).upstream).peer;
+        peer.data = us.cast();
         peer.get = Some(get);
         peer.free = Some(free);
         peer.tries = 0;

@@ -1,12 +1,14 @@
 //! A request's hold on its release: counted in flight until the request's memory is given back.
 
+use std::cell::Cell;
 use std::ffi::c_void;
-use std::ptr;
+use std::mem::{self, MaybeUninit};
+use std::ptr::{self, NonNull};
 use std::rc::Rc;
 
 use nginx_sys::{
     ngx_http_request_t, ngx_http_upstream_srv_conf_t, ngx_http_upstream_state_t, ngx_int_t,
-    ngx_msec_t, ngx_palloc, ngx_pool_cleanup_t, ngx_str_t,
+    ngx_msec_t, ngx_pool_cleanup_t, ngx_str_t,
 };
 use shunt_switch::counters::Ending;
 use shunt_switch::follower::{Admitted, Destination};
@@ -27,18 +29,26 @@ pub struct Claim {
     admitted: Admitted<'static, View>,
     /// The request that goes upstream with it: the one that made the claim, or its main request.
     r: *mut ngx_http_request_t,
-    /// The subrequest that made the claim, if it was one.
-    sub: Option<Box<Sub>>,
-    left: Option<Box<Left>>,
+    /// What hardly any request has.
+    rare: Option<Box<Rare>>,
     /// The upstream, and its index.
     us: *const ngx_http_upstream_srv_conf_t,
     index: usize,
     /// Where its exchanges with this release start in `r->upstream_states`, and where they end if
     /// those with another upstream follow.
-    from: u32,
-    until: u32,
+    from: usize,
+    until: usize,
     /// Whether there was none when it was made.
     is_only: bool,
+}
+
+#[derive(Default)]
+struct Rare {
+    /// The subrequest that made the claim, if it was one.
+    sub: Option<Sub>,
+    /// The releases that could not be connected to, the first one first: the log phase still reads the
+    /// names of their servers.
+    left: Vec<Rc<Destination<'static, View>>>,
 }
 
 /// A subrequest that made a claim.
@@ -52,74 +62,148 @@ struct Sub {
 impl Sub {
     /// Has a subrequest call [`done`] when it is done upstream.
     #[cold]
-    fn follow(r: *mut ngx_http_request_t) -> Box<Self> {
+    fn follow(r: *mut ngx_http_request_t) -> Self {
         // SAFETY: NGINX calls `peer.init`, which makes claims, for a request with an upstream.
         let upstream = unsafe { &mut *(*r).upstream };
         let finalize = upstream.finalize_request.replace(done);
-        Box::new(Self { r, finalize, is_done: false })
+        Self { r, finalize, is_done: false }
     }
 }
 
-/// A release that could not be connected to: the log phase still reads the names of its servers.
-struct Left {
-    to: Rc<Destination<'static, View>>,
-    before: Option<Box<Left>>,
-}
-
 /// No exchange with another upstream has followed.
-const OPEN: u32 = u32::MAX;
+const OPEN: usize = usize::MAX;
 
-/// A claim in its request's pool, with the pool's entry for it: one piece of memory instead of the
-/// two that `ngx_pool_cleanup_add` takes.
+/// A claim, with its entry in the list of its request's pool.
 #[repr(C)]
 struct Kept {
     cleanup: ngx_pool_cleanup_t,
     claim: Claim,
 }
 
+/// Room for a claim. `next` is a field of its own, as NGINX reads the entry once more when its handler
+/// has returned.
+struct Room {
+    kept: MaybeUninit<Kept>,
+    next: *mut Room,
+}
+
+/// The rooms of claims that have ended. There are as many as there ever were claims at a time.
+///
+/// The memory could be had from the request's pool instead. But then that is full sooner, and what
+/// NGINX itself puts there takes it longer.
+struct Rooms(Cell<*mut Room>);
+
+// SAFETY: a worker has one thread that serves requests.
+unsafe impl Sync for Rooms {}
+
+static ROOMS: Rooms = Rooms(Cell::new(ptr::null_mut()));
+
+impl Rooms {
+    /// Takes one, if there is one.
+    #[inline]
+    fn take(&self) -> Option<NonNull<Room>> {
+        let room = NonNull::new(self.0.get())?;
+        // SAFETY: rooms are never given back to the system.
+        self.0.set(unsafe { (*room.as_ptr()).next });
+        Some(room)
+    }
+
+    /// Takes one, or makes it.
+    fn take_or_make(&self) -> NonNull<Room> {
+        self.take().unwrap_or_else(|| {
+            let (kept, next) = (MaybeUninit::uninit(), ptr::null_mut());
+            NonNull::from(Box::leak(Box::new(Room { kept, next })))
+        })
+    }
+
+    /// Gives one back, which nobody has any more.
+    #[inline]
+    fn give(&self, room: NonNull<Room>) {
+        // SAFETY: as above.
+        unsafe { (*room.as_ptr()).next = self.0.get() };
+        self.0.set(room.as_ptr());
+    }
+}
+
+impl Room {
+    /// Moves a claim in, and puts it at the head of the list of its request's pool, as
+    /// `ngx_pool_cleanup_add` does; calls `f` with it.
+    #[inline]
+    fn let_in<T>(
+        this: NonNull<Self>,
+        r: &ngx_http_request_t,
+        claim: Claim,
+        f: impl FnOnce(&mut Claim) -> T,
+    ) -> T {
+        // SAFETY: whoever has taken a room is alone with it. The pool lives as long as the request,
+        // and calls `end_claim` once, before its end.
+        unsafe {
+            let next = (*r.pool).cleanup;
+            let data = this.as_ptr().cast();
+            let cleanup = ngx_pool_cleanup_t { handler: Some(end_claim), data, next };
+            let kept = (*this.as_ptr()).kept.write(Kept { cleanup, claim });
+            (*r.pool).cleanup = &raw mut kept.cleanup;
+            f(&mut kept.claim)
+        }
+    }
+}
+
 impl Claim {
-    /// Makes a choice and keeps it for as long as the request lives. `None` when there is none, or no
-    /// memory.
-    pub fn make(
+    /// Makes a choice and keeps it for as long as the request lives, and calls `f` with it. `None`
+    /// when there is none.
+    pub fn make<T>(
         r: *mut ngx_http_request_t,
         us: *const ngx_http_upstream_srv_conf_t,
         index: usize,
         choose: impl FnOnce() -> Option<Admitted<'static, View>>,
-    ) -> Option<&'static mut Self> {
-        const { assert!(align_of::<Kept>() <= nginx_sys::NGX_ALIGNMENT) };
-        // SAFETY: the request lives, and so does its pool, whose memory is aligned as asserted above.
-        let (request, place) = unsafe {
-            let request = &*r;
-            (request, ngx_palloc(request.pool, size_of::<Kept>()).cast::<Kept>())
-        };
-        if place.is_null() {
-            return None;
-        }
-        let from = position(states(request).len());
-        let is_only = Self::find(request, |_| true, |_| ()).is_none();
+        f: impl FnOnce(&mut Self) -> T,
+    ) -> Option<T> {
+        // SAFETY: the request lives.
+        let request = unsafe { &*r };
+        let from = states(request).len();
+        let is_only = !Self::has_any(request);
         if !is_only {
-            // What follows in this request is the new claim's.
+            // What follows in this request is not the old claim's, whatever is chosen.
             Self::find(
                 request,
                 |claim| claim.r == r && claim.until == OPEN,
                 |claim| claim.until = from,
             );
         }
-        let sub = if r == request.main { None } else { Some(Sub::follow(r)) };
         let admitted = choose()?;
-        let left = None;
-        let claim = Self { admitted, r, sub, left, us, index, from, until: OPEN, is_only };
-        // SAFETY: the place is as large as asked for, and lives until the pool has called all of its
-        // list, to which this is added at the head, as `ngx_pool_cleanup_add` does.
-        unsafe {
-            let pool = request.pool;
-            let data = (&raw mut (*place).claim).cast();
-            let cleanup =
-                ngx_pool_cleanup_t { handler: Some(end_claim), data, next: (*pool).cleanup };
-            place.write(Kept { cleanup, claim });
-            (*pool).cleanup = &raw mut (*place).cleanup;
-            Some(&mut (*place).claim)
+        // Only now: whoever has no claim must keep the callback that was there.
+        let is_sub = r != request.main;
+        let rare = is_sub.then(|| Box::new(Rare { sub: Some(Sub::follow(r)), left: Vec::new() }));
+        let claim = Self { admitted, r, rare, us, index, from, until: OPEN, is_only };
+        Some(Room::let_in(ROOMS.take_or_make(), request, claim, f))
+    }
+
+    /// The same for a request that has no claim yet, when there is nothing to think about, as for
+    /// nearly every one; `None` says nothing.
+    #[inline]
+    pub fn make_at_once<T>(
+        r: &ngx_http_request_t,
+        us: *const ngx_http_upstream_srv_conf_t,
+        index: usize,
+        choose: impl FnOnce() -> Option<Admitted<'static, View>>,
+        f: impl FnOnce(&mut Self) -> T,
+    ) -> Option<T> {
+        let this = ptr::from_ref(r).cast_mut();
+        if this != r.main || Self::has_any(r) {
+            return None;
         }
+        let room = ROOMS.take()?;
+        let Some(admitted) = choose() else {
+            ROOMS.give(room);
+            return None;
+        };
+        let (from, until, is_only) = (states(r).len(), OPEN, true);
+        let claim = Self { admitted, r: this, rare: None, us, index, from, until, is_only };
+        Some(Room::let_in(room, r, claim, f))
+    }
+
+    fn has_any(r: &ngx_http_request_t) -> bool {
+        Self::find(r, |_| true, |_| ()).is_some()
     }
 
     /// Calls `f` with the latest claim that `wanted` says yes to, of a request and all that share its
@@ -145,8 +229,8 @@ impl Claim {
 
     /// Calls `f` with the claims, the latest first, for as long as it says yes.
     fn each(r: &ngx_http_request_t, mut f: impl FnMut(&mut Self) -> bool) {
-        // SAFETY: the pool's list ends with a null pointer; data with our handler is a claim, which
-        // lives as long as the pool. Nobody else holds a reference: the worker has one thread, and
+        // SAFETY: the pool's list ends with a null pointer; an entry with our handler is a claim's,
+        // which lives as long as the pool. Nobody else holds a reference: the worker has one thread, and
         // none outlives `f`, which does not come back here.
         unsafe {
             let mut cleanup = (*r.pool).cleanup;
@@ -154,10 +238,7 @@ impl Claim {
                 let ours = one.handler.is_some_and(|handler| {
                     ptr::fn_addr_eq(handler, end_claim as unsafe extern "C" fn(*mut c_void))
                 });
-                if ours
-                    && let Some(claim) = one.data.cast::<Self>().as_mut()
-                    && !f(claim)
-                {
+                if ours && !f(&mut (*cleanup.cast::<Kept>()).claim) {
                     return;
                 }
                 cleanup = one.next;
@@ -173,36 +254,32 @@ impl Claim {
         Self::find(r, |claim| claim.index == index, |claim| f(claim))
     }
 
-    /// The response of a main request begins: what its subrequests, and the upstreams that it was
-    /// redirected away from, had in flight has ended, however long the response lasts.
+    /// Whether [`Claim::respond`] would change anything.
     #[inline]
-    pub fn respond(r: &ngx_http_request_t, upgraded: bool) {
-        let changes = Self::find(
-            r,
-            |_| true,
-            |claim| {
-                // As nearly always: the only claim is the one by which the request is answered.
-                upgraded || !claim.is_only || !claim.is_of(r)
-            },
-        );
-        if changes == Some(true) {
-            Self::respond_with_many(r, upgraded);
-        }
+    pub fn changes(r: &ngx_http_request_t, upgraded: bool) -> bool {
+        // As nearly always: the only claim is the one by which the request is answered.
+        Self::find(r, |_| true, |claim| upgraded || !claim.is_only || !claim.is_of(r)) == Some(true)
     }
 
+    /// The response of a main request begins: what its subrequests, and the upstreams that it was
+    /// redirected away from, had in flight has ended, however long the response lasts.
     #[cold]
-    fn respond_with_many(r: &ngx_http_request_t, upgraded: bool) {
+    pub fn respond(r: &ngx_http_request_t, upgraded: bool) {
         let now = upstream_of(r);
         Self::each(r, |claim| {
             if Some(claim.index) == now {
                 if upgraded {
                     claim.admitted.upgrade();
                 }
-            } else if ptr::eq(claim.r, r) || claim.sub.as_ref().is_some_and(|sub| sub.is_done) {
-                claim.end();
+            } else if ptr::eq(claim.r, r) || claim.sub().is_some_and(|sub| sub.is_done) {
+                claim.end_early();
             }
             true
         });
+    }
+
+    fn sub(&mut self) -> Option<&mut Sub> {
+        self.rare.as_mut()?.sub.as_mut()
     }
 
     /// Whether it is this request that goes upstream with it, and still does.
@@ -233,37 +310,40 @@ impl Claim {
         let this = ptr::from_ref(r).cast_mut();
         if this == r.main && this != self.r {
             self.r = this;
-            self.from = position(states(r).len());
+            self.from = states(r).len();
         }
     }
 
     /// Serials of the releases that the request was sent to.
     pub fn tried(&self) -> Vec<u64> {
-        let left = std::iter::successors(self.left.as_deref(), |left| left.before.as_deref());
-        let left = left.map(|left| left.to.release.serial);
-        left.chain([self.admitted.to.release.serial]).collect()
+        let left = self.rare.iter().flat_map(|rare| &rare.left);
+        left.chain([&self.admitted.to]).map(|to| to.release.serial).collect()
     }
 
     /// The request goes on to another release, as its exchange number `at` of all.
     pub fn move_on(&mut self, admitted: Admitted<'static, View>, at: usize) {
-        let at = position(at);
         let ending = self.sum(at);
         self.admitted.fall_back(ending.connect_failures);
         self.from = at;
-        let (to, before) = (self.admitted.to.clone(), self.left.take());
-        self.left = Some(Box::new(Left { to, before }));
-        self.admitted = admitted;
+        let left = mem::replace(&mut self.admitted, admitted).to.clone();
+        self.rare.get_or_insert_default().left.push(left);
+    }
+
+    /// The same as [`Claim::end`], before the request's own end.
+    #[inline(never)]
+    fn end_early(&mut self) {
+        self.end();
     }
 
     /// Counts what became of the request, and gives its place in flight back; once.
-    #[inline]
+    #[inline(always)]
     fn end(&mut self) {
         if !self.is_open() {
             return;
         }
         // SAFETY: the request's memory is given back after this.
         let states = states(unsafe { &*self.r });
-        let from = self.from as usize;
+        let from = self.from;
         // As nearly always: one exchange, which was answered.
         if self.until == OPEN
             && let Some(one) = states.get(from)
@@ -279,17 +359,18 @@ impl Claim {
     }
 
     #[cold]
+    #[inline(never)]
     fn end_of_many(&mut self) {
         let ending = self.sum(self.until);
         self.admitted.end(ending);
     }
 
     /// What the exchanges before number `until` came to.
-    fn sum(&self, until: u32) -> Ending {
+    fn sum(&self, until: usize) -> Ending {
         // SAFETY: as above.
         let states = states(unsafe { &*self.r });
-        let until = states.len().min(until as usize);
-        let exchanges = states.get(self.from as usize..until).unwrap_or_default();
+        let until = states.len().min(until);
+        let exchanges = states.get(self.from..until).unwrap_or_default();
         let (mut status, mut failures, mut time) = (0, 0, 0);
         for state in exchanges {
             if state.peer.is_null() {
@@ -327,29 +408,20 @@ fn upstream_of(r: &ngx_http_request_t) -> Option<usize> {
     unsafe { index(r.upstream.as_ref()?.upstream.as_ref()?) }
 }
 
-/// A place in the exchanges, of which there are never so many.
-fn position(at: usize) -> u32 {
-    u32::try_from(at).unwrap_or(OPEN)
-}
-
 /// The exchanges of a request with all of its upstreams.
 pub fn states(r: &ngx_http_request_t) -> &[ngx_http_upstream_state_t] {
     // SAFETY: NGINX makes the array when a request first goes upstream, in the request's pool.
     unsafe { r.upstream_states.as_ref().map_or(&[], |states| states.as_slice()) }
 }
 
-impl Drop for Claim {
-    fn drop(&mut self) {
-        self.end();
-    }
-}
-
 /// NGINX's callback for a subrequest that is done upstream.
 unsafe extern "C" fn done(r: *mut ngx_http_request_t, rc: ngx_int_t) {
-    // SAFETY: NGINX gives a request that lives, whose upstream `keep` put this callback into.
+    // SAFETY: NGINX gives a request that lives, whose upstream `Sub::follow` put this callback into.
     let request = unsafe { &*r };
-    let is_its = |claim: &Claim| claim.sub.as_ref().is_some_and(|sub| sub.r == r);
-    let finalize = |claim: &mut Claim| claim.sub.as_ref().and_then(|sub| sub.finalize);
+    let is_its = |claim: &Claim| {
+        claim.rare.as_ref().and_then(|rare| rare.sub.as_ref()).is_some_and(|sub| sub.r == r)
+    };
+    let finalize = |claim: &mut Claim| claim.sub().and_then(|sub| sub.finalize);
     let finalize = Claim::find(request, is_its, finalize).flatten();
     if let Some(finalize) = finalize {
         // SAFETY: what stood there before takes what this one took.
@@ -358,17 +430,24 @@ unsafe extern "C" fn done(r: *mut ngx_http_request_t, rc: ngx_int_t) {
     // SAFETY: the main request lives for as long as its subrequests.
     let responding = unsafe { header_sent(&*request.main) };
     Claim::find(request, is_its, |claim| {
-        if let Some(sub) = &mut claim.sub {
+        if let Some(sub) = claim.sub() {
             sub.is_done = true;
         }
         // If the main request has not taken the claim over, and can no longer do so.
         if claim.r == r && responding {
-            claim.end();
+            claim.end_early();
         }
     });
 }
 
 unsafe extern "C" fn end_claim(data: *mut c_void) {
-    // SAFETY: `keep` wrote a claim there, and NGINX calls a cleanup once.
-    unsafe { ptr::drop_in_place(data.cast::<Claim>()) };
+    // SAFETY: the data is the room that the claim was let into, and NGINX calls a cleanup once.
+    let room = unsafe {
+        let room = NonNull::new_unchecked(data.cast::<Room>());
+        let claim = &raw mut (*(*room.as_ptr()).kept.as_mut_ptr()).claim;
+        (*claim).end();
+        ptr::drop_in_place(claim);
+        room
+    };
+    ROOMS.give(room);
 }

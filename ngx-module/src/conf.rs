@@ -113,8 +113,8 @@ pub struct MainConf {
     pub zones: Vec<ZoneConf>,
     /// The switchable upstreams, in their order.
     pub upstreams: Vec<UpstreamConf>,
-    /// How many workers a new zone has rows for.
-    pub zone_rows: usize,
+    /// How many worker processes there are.
+    pub processes: usize,
     /// The locations that may write.
     pub writers: Vec<WriterPlace>,
     /// Every `shunt_hold`.
@@ -192,12 +192,13 @@ pub struct UpstreamConf {
 }
 
 impl UpstreamConf {
-    /// As the API serves it.
-    pub fn served(&self) -> Served {
+    /// As the API serves it, where these are all `shunt_hold`.
+    pub fn served(&self, holds: &[Rc<HoldConf>]) -> Served {
         // SAFETY: the upstream lives as long as the configuration.
         let flags = unsafe { (*self.uscf).flags };
         let backup = flags & NGX_HTTP_UPSTREAM_BACKUP as ngx_uint_t != 0;
-        Served { name: self.name.clone(), zone: self.zone, record: self.record, backup }
+        let holdable = holds.iter().any(|hold| hold.name == self.name);
+        Served { name: self.name.clone(), zone: self.zone, record: self.record, backup, holdable }
     }
 }
 
@@ -227,12 +228,14 @@ pub struct HoldConf {
     pub upstream: Cell<Option<usize>>,
 }
 
-/// A location with `shunt_api write=on` and no token.
+/// A location with `shunt_api write=on`.
 pub struct WriterPlace {
     /// The server that it belongs to.
     pub server: *const ngx_http_core_srv_conf_t,
     /// Where it stands.
     pub place: Place,
+    /// Whether it has `token_file=`.
+    pub has_token: bool,
 }
 
 /// Splits `name=value`.

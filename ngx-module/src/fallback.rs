@@ -17,6 +17,7 @@ use nginx_sys::{ngx_event_save_peer_session_pt, ngx_event_set_peer_session_pt};
 use ngx::http::HttpModuleMainConf;
 
 use crate::HttpShuntModule;
+use crate::balance::{busy, complain};
 use crate::claim::{Claim, states};
 use crate::wrap::{BUSY, ERROR, OK};
 
@@ -155,18 +156,17 @@ impl Guard {
         let r = self.r;
         let to = self.with_claim(|claim, main| {
             let conf = main.upstreams.get(self.index)?;
+            // SAFETY: the request lives as long as its upstream's callbacks are called.
+            let request = unsafe { &*r };
             let mut worker = main.worker.try_borrow_mut().ok()?;
             let next = worker.as_mut()?.fall_back(self.index, conf, &claim.tried());
             let admitted = match next {
                 Ok(next) => next?,
                 Err(error) => {
-                    let log = ngx::log::ngx_cycle_log().as_ptr();
-                    error!(log, "upstream \"{}\": {error}", conf.name);
+                    complain(r, conf, &error);
                     return None;
                 }
             };
-            // SAFETY: the request lives as long as its upstream's callbacks are called.
-            let request = unsafe { &*r };
             // NGINX has begun the record of the exchange that this is.
             let at = states(request).len().saturating_sub(1);
             let to = admitted.to.clone();
@@ -180,7 +180,7 @@ impl Guard {
             let outer = Method::of(pc);
             // Round robin takes what is there for its own.
             (*pc).data = ptr::null_mut();
-            let rc = to.view.init_peer(r);
+            let rc = to.view.start().init_peer(r);
             if rc == OK {
                 self.method = Method::of(pc);
             }
@@ -210,7 +210,9 @@ unsafe extern "C" fn get(pc: *mut ngx_peer_connection_t, data: *mut c_void) -> n
     // upstream's.
     let guard = unsafe { &mut *data.cast::<Guard>() };
     if std::mem::take(&mut guard.leaving) && !guard.leave(pc) {
-        return BUSY;
+        let us = guard.upstream().upstream;
+        // SAFETY: as above.
+        return unsafe { busy(pc, us) };
     }
     loop {
         let Some(get) = guard.method.get else { return ERROR };

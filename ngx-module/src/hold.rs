@@ -9,17 +9,18 @@ use std::rc::Rc;
 
 use nginx_sys::{
     ngx_current_msec, ngx_cycle_t, ngx_event_t, ngx_http_block_reading, ngx_http_core_run_phases,
-    ngx_http_request_t, ngx_http_run_posted_requests, ngx_int_t, ngx_msec_t, ngx_pcalloc,
+    ngx_http_log_ctx_t, ngx_http_request_t, ngx_http_run_posted_requests, ngx_int_t, ngx_msec_t,
+    ngx_pcalloc,
 };
 use ngx::http::{HttpModule, HttpModuleLocationConf, HttpModuleMainConf};
 use shunt_switch::follower::{Parking, Ticket};
 
 use crate::HttpShuntModule;
-use crate::admin::add_header;
+use crate::answer::add_header;
 use crate::client;
 use crate::conf::{HoldConf, LocConf, MainConf};
 use crate::worker::Worker;
-use crate::wrap::{AGAIN, DECLINED, ERROR, keep};
+use crate::wrap::{AGAIN, DECLINED, INTERNAL_SERVER_ERROR, keep};
 
 /// How often to look, in milliseconds.
 const INTERVAL: ngx_msec_t = 5;
@@ -87,7 +88,7 @@ pub unsafe extern "C" fn handler(r: *mut ngx_http_request_t) -> ngx_int_t {
     if holds.is_empty() {
         return DECLINED;
     }
-    let Some(main) = HttpShuntModule::main_conf(request) else { return ERROR };
+    let Some(main) = HttpShuntModule::main_conf(request) else { return INTERNAL_SERVER_ERROR };
     // SAFETY: the context of a request is ours; what is there, `park` has kept in the request's pool.
     let known = unsafe { context(request).cast::<Parked>().as_ref() };
     if let Some(known) = known
@@ -99,8 +100,8 @@ pub unsafe extern "C" fn handler(r: *mut ngx_http_request_t) -> ngx_int_t {
     for conf in holds.iter().filter(|conf| Some(&conf.name) != waited_for) {
         let Some(index) = conf.upstream.get() else { continue };
         let parking = {
-            let Ok(mut worker) = main.worker.try_borrow_mut() else { return ERROR };
-            let Some(worker) = worker.as_mut() else { return ERROR };
+            let Ok(mut worker) = main.worker.try_borrow_mut() else { return INTERNAL_SERVER_ERROR };
+            let Some(worker) = worker.as_mut() else { return INTERNAL_SERVER_ERROR };
             worker.park(index, conf.max)
         };
         match parking {
@@ -136,14 +137,17 @@ fn context(r: &ngx_http_request_t) -> *mut std::ffi::c_void {
 }
 
 fn park(r: &mut ngx_http_request_t, main: &MainConf, parked: Parked) -> ngx_int_t {
-    // Without memory the value is dropped, which gives the ticket back.
-    let Some(place) = keep(r.pool, parked) else { return ERROR };
+    // Nobody would ever look. Here as below, what is dropped gives the ticket back.
+    if main.line.borrow().event.is_none() {
+        return INTERNAL_SERVER_ERROR;
+    }
+    let Some(place) = keep(r.pool, parked) else { return INTERNAL_SERVER_ERROR };
     // SAFETY: as in `context`.
     unsafe { *r.ctx.add(HttpShuntModule::module().ctx_index) = place.cast() };
     if !client::watch(r) {
         // SAFETY: it lives in the request's pool.
         unsafe { (*place).leave() };
-        return ERROR;
+        return INTERNAL_SERVER_ERROR;
     }
     let mut line = main.line.borrow_mut();
     line.parked.push_back(place);
@@ -160,7 +164,7 @@ fn refuse(r: &mut ngx_http_request_t, main: &MainConf, conf: &HoldConf) -> ngx_i
     let seconds = left.div_ceil(1000).max(1);
     match add_header(r, ngx::ngx_string!("Retry-After"), &seconds.to_string()) {
         Some(_) => SERVICE_UNAVAILABLE,
-        None => ERROR,
+        None => INTERNAL_SERVER_ERROR,
     }
 }
 
@@ -218,6 +222,8 @@ unsafe extern "C" fn look(event: *mut ngx_event_t) {
             parked.leave();
             let r = parked.r;
             let connection = (*r).connection;
+            // As `ngx_http_set_log_request`: another one of this connection's may have run meanwhile.
+            (*(*(*connection).log).data.cast::<ngx_http_log_ctx_t>()).current_request = r;
             if (*r).main == r {
                 (*r).read_event_handler = Some(ngx_http_block_reading);
             }

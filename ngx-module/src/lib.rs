@@ -20,6 +20,7 @@ mod log;
 
 mod access;
 mod admin;
+mod answer;
 mod balance;
 mod claim;
 mod client;
@@ -116,7 +117,7 @@ impl HttpModule for HttpShuntModule {
         let cf = unsafe { &mut *cf };
         let Some(main) = Self::main_conf_mut(cf) else { return ERROR };
         // SAFETY: the cycle is the one that is being made.
-        main.zone_rows = core_conf(unsafe { &*cf.cycle }).map_or(1, zone::rows);
+        main.processes = core_conf(unsafe { &*cf.cycle }).map_or(1, zone::processes);
         if !conf::upstream::postconfiguration(cf, main)
             || !conf::api::postconfiguration(cf, main)
             || !conf::hold::postconfiguration(cf, main)

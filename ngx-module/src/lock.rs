@@ -4,6 +4,7 @@
 //! `SIGCHLD`. While the master itself reads a configuration that signal is blocked, so whoever waits
 //! here looks itself whether the holder still lives, and never waits for ever.
 
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::{Duration, Instant};
 
 use nginx_sys::{
@@ -16,8 +17,15 @@ use shunt_switch::worker::Identity;
 /// worker that waits serves nobody meanwhile.
 pub const LIMIT: Duration = Duration::from_millis(500);
 
-/// The master has more time: nobody's request waits for it.
+/// The master, and a worker that starts, have more time: nobody's request waits for them.
 pub const PATIENT: Duration = Duration::from_secs(5);
+
+/// How long to wait for whoever was waited for in vain just before: it hangs, as on a disk that does
+/// not answer, and should not stop the workers that do not.
+const AGAIN: Duration = Duration::from_millis(5);
+
+/// The holder that this worker has waited for in vain, until the lock is had again.
+static HANGING: AtomicI32 = AtomicI32::new(0);
 
 /// The pause between two looks.
 const PAUSE: Duration = Duration::from_micros(200);
@@ -28,39 +36,54 @@ pub struct Lock(*mut ngx_shmtx_t);
 /// Somebody else holds the lock for too long.
 #[derive(Debug, thiserror::Error)]
 #[error("another change is being written, try again")]
-pub struct Busy;
+pub struct Busy {
+    /// Its pid; 0 when it has just let go.
+    holder: ngx_pid_t,
+}
 
 impl Lock {
-    /// Locks a zone in a worker.
+    /// Locks a zone for a request.
     pub fn take(zone: *const ngx_shm_zone_t) -> Result<Self, Busy> {
-        Self::take_within(zone, LIMIT)
+        let hanging = HANGING.load(Ordering::Relaxed);
+        let limit = |holder| if holder != 0 && holder == hanging { AGAIN } else { LIMIT };
+        let taken = Self::take_within(zone, limit);
+        HANGING.store(taken.as_ref().err().map_or(0, |busy| busy.holder), Ordering::Relaxed);
+        taken
     }
 
-    /// Locks a zone in the master.
+    /// Locks a zone where no request waits: in the master, and in a worker that starts.
     pub fn take_patiently(zone: *const ngx_shm_zone_t) -> Result<Self, Busy> {
-        Self::take_within(zone, PATIENT)
+        Self::take_within(zone, |_| PATIENT)
     }
 
-    fn take_within(zone: *const ngx_shm_zone_t, limit: Duration) -> Result<Self, Busy> {
-        let pool = crate::zone::slab_pool(zone).ok_or(Busy)?;
-        let deadline = Instant::now() + limit;
+    /// Waits for each holder as long as `limit` says.
+    fn take_within(
+        zone: *const ngx_shm_zone_t,
+        limit: impl Fn(ngx_pid_t) -> Duration,
+    ) -> Result<Self, Busy> {
+        let pool = crate::zone::slab_pool(zone).ok_or(Busy { holder: 0 })?;
+        let start = Instant::now();
         // SAFETY: the pool is mapped for as long as the zone, and its mutex was made with it. The
         // word behind `lock` is the holder's pid, or 0; it is read as other processes write it.
         unsafe {
             let mutex = &raw mut (*pool).mutex;
-            while ngx_shmtx_trylock(mutex) == 0 {
+            loop {
+                // Before the look: a process that was stopped after it looks once more.
+                let waited = start.elapsed();
+                if ngx_shmtx_trylock(mutex) != 0 {
+                    return Ok(Self(mutex));
+                }
                 let holder = (*mutex).lock.read_volatile() as ngx_pid_t;
                 if holder > 0 && !is_alive(holder) {
                     // Only if it is still this holder's.
                     ngx_shmtx_force_unlock(mutex, holder);
                     continue;
                 }
-                if Instant::now() >= deadline {
-                    return Err(Busy);
+                if waited >= limit(holder) {
+                    return Err(Busy { holder });
                 }
                 std::thread::sleep(PAUSE);
             }
-            Ok(Self(mutex))
         }
     }
 }

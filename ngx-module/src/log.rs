@@ -6,6 +6,12 @@ macro_rules! emerg {
     }};
 }
 
+macro_rules! alert {
+    ($log:expr, $($arg:tt)+) => {{
+        ngx::ngx_log_error!(nginx_sys::NGX_LOG_ALERT, $log, $($arg)+);
+    }};
+}
+
 macro_rules! error {
     ($log:expr, $($arg:tt)+) => {{
         ngx::ngx_log_error!(nginx_sys::NGX_LOG_ERR, $log, $($arg)+);

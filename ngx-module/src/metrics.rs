@@ -3,7 +3,8 @@
 use nginx_sys::{ngx_http_discard_request_body, ngx_http_request_t, ngx_int_t};
 use shunt_switch::metrics::CONTENT_TYPE;
 
-use crate::admin::{Answer, send, with_service};
+use crate::admin::with_service;
+use crate::answer::{Answer, send};
 use crate::wrap::OK;
 
 /// The handler of a location with `shunt_metrics`.

@@ -97,6 +97,12 @@ pub fn look(cycle: &ngx_cycle_t, main: &MainConf, index: usize, in_use: bool) ->
     found
 }
 
+/// How many workers the old configuration has, and those before it.
+pub fn workers(cycle: &ngx_cycle_t) -> usize {
+    // Each counts in every zone.
+    zones_of(cycle).iter().map(|(_, zone)| zone.living().len()).max().unwrap_or(0)
+}
+
 /// Forgets in a zone that is kept what another one has now.
 pub fn give_up(log: *mut ngx_log_t, old: &[OldZone]) {
     for old in old.iter().filter(|old| old.is_kept && !old.upstreams.is_empty()) {

@@ -26,15 +26,26 @@ pub fn add_header_filter() {
 
 /// From `101 Switching Protocols` on a request is an upgraded connection.
 unsafe extern "C" fn header_filter(r: *mut ngx_http_request_t) -> ngx_int_t {
-    // SAFETY: NGINX gives a request that lives; the static is only written while a configuration is
-    // read.
-    let (request, next) = unsafe { (&*r, NEXT_HEADER_FILTER) };
-    if std::ptr::eq(request.main, r) {
-        Claim::respond(request, request.headers_out.status == SWITCHING_PROTOCOLS);
+    // SAFETY: NGINX gives a request that lives.
+    let request = unsafe { &*r };
+    let upgraded = request.headers_out.status == SWITCHING_PROTOCOLS;
+    if std::ptr::eq(request.main, r) && Claim::changes(request, upgraded) {
+        return respond(r, upgraded);
     }
-    match next {
-        // SAFETY: the chain's next filter takes what this one took.
-        Some(next) => unsafe { next(r) },
-        None => OK,
-    }
+    next(r)
+}
+
+#[cold]
+#[inline(never)]
+fn respond(r: *mut ngx_http_request_t, upgraded: bool) -> ngx_int_t {
+    // SAFETY: as above.
+    Claim::respond(unsafe { &*r }, upgraded);
+    next(r)
+}
+
+#[inline]
+fn next(r: *mut ngx_http_request_t) -> ngx_int_t {
+    // SAFETY: the static is only written while a configuration is read; the chain's next filter
+    // takes what this one took.
+    unsafe { NEXT_HEADER_FILTER.map_or(OK, |next| next(r)) }
 }

@@ -17,10 +17,11 @@
 //! | 1.31.0 | `least_time`: keeps its measurements in the peers, so each release and worker measures anew | headers |
 //! | 1.31.4 | `ngx_http_upstream_state_t` has room for later fields | headers |
 
-use std::ffi::CStr;
+use std::ffi::{CStr, c_void};
 
 use nginx_sys::{
-    ngx_http_complex_value_t, ngx_http_request_t, ngx_http_upstream_server_t, ngx_uint_t,
+    Dl_info, dladdr, ngx_http_complex_value_t, ngx_http_request_t, ngx_http_upstream_init_pt,
+    ngx_http_upstream_init_round_robin, ngx_http_upstream_server_t, ngx_uint_t,
 };
 
 /// The modules that keep what they computed from `servers` in their own configuration, and its
@@ -46,6 +47,24 @@ struct RandomConf {
     #[cfg(all(nginx1_27_3, ngx_feature = "http_upstream_zone"))]
     config: ngx_uint_t,
     ranges: *mut std::ffi::c_void,
+}
+
+/// Whether a balancing method is one of NGINX's own, which all start from round robin's peers: a view
+/// counts on that when it ends. They cannot be built as modules to be loaded, so they are in the same
+/// file as round robin.
+pub fn is_own_method(init: ngx_http_upstream_init_pt) -> bool {
+    let Some(init) = init else { return true };
+    let own = ngx_http_upstream_init_round_robin as *const c_void;
+    matches!((file_of(init as *const c_void), file_of(own)), (Some(a), Some(b)) if a == b)
+}
+
+/// The file that a function was loaded from, as the address where it starts.
+fn file_of(function: *const c_void) -> Option<*mut c_void> {
+    // SAFETY: all fields may be zero, and `dladdr` takes any address.
+    unsafe {
+        let mut info: Dl_info = std::mem::zeroed();
+        (dladdr(function, &raw mut info) != 0).then_some(info.dli_fbase)
+    }
 }
 
 /// Whether `keepalive` must stand after `shunt`. If so, `max_cached`, the first field of

@@ -80,12 +80,24 @@ impl View {
         unsafe { bytes(&(*self.uscf).host) }
     }
 
-    /// Starts the balancing of a request.
-    pub fn init_peer(&self, r: *mut ngx_http_request_t) -> ngx_int_t {
-        // SAFETY: `init_upstream` has set `peer.init` of our copy, which it expects to be given.
+    /// Starts the balancing of requests. Only those that hold the view may be given to it.
+    pub fn start(&self) -> Start {
+        Start(self.uscf)
+    }
+}
+
+/// How the balancing of a request starts.
+#[derive(Clone, Copy)]
+pub struct Start(*mut ngx_http_upstream_srv_conf_t);
+
+impl Start {
+    /// Starts it.
+    pub fn init_peer(self, r: *mut ngx_http_request_t) -> ngx_int_t {
+        // SAFETY: the request holds the view. `init_upstream` has set `peer.init` of our copy, which
+        // it expects to be given.
         unsafe {
-            match (*self.uscf).peer.init {
-                Some(init) => init(r, self.uscf),
+            match (*self.0).peer.init {
+                Some(init) => init(r, self.0),
                 None => ERROR,
             }
         }
@@ -189,7 +201,7 @@ impl Drop for View {
     fn drop(&mut self) {
         // SAFETY: nobody holds the view, so no request uses its peers. TLS sessions are the only
         // thing that peers without a shared zone keep outside of the pool; every one of NGINX's
-        // methods starts from round robin's peers.
+        // methods starts from round robin's peers, and `shunt` refuses others.
         unsafe {
             if let Some(uscf) = self.uscf.as_ref() {
                 let mut peers = uscf.peer.data.cast::<ngx_http_upstream_rr_peers_t>();

@@ -11,7 +11,7 @@ use nginx_sys::{
 use shunt_api::{Call, Wait};
 use shunt_switch::record::State;
 
-use crate::admin::{send, with_service};
+use crate::admin::{reply_at_once, with_service};
 use crate::client;
 use crate::wrap::{DONE, keep};
 
@@ -92,7 +92,8 @@ unsafe extern "C" fn look(event: *mut ngx_event_t) {
         let call = waiting.call.clone();
         let connection = r.connection;
         let reply = with_service(r, |service, _| service.read(&call, false));
-        let rc = send(r, &reply.into());
+        // A body is not read before: NGINX would end the request with `lingering_timeout`.
+        let rc = reply_at_once(r, reply.into());
         ngx_http_finalize_request(r, rc);
         ngx_http_run_posted_requests(connection);
     }

@@ -21,8 +21,8 @@ pub struct Worker {
 /// Why a request has no release.
 #[derive(Debug, thiserror::Error)]
 pub enum AdmitError {
-    /// The upstream has no place in the zone; this was logged at start.
-    #[error("it has no place in the zone")]
+    /// The upstream, or this worker, has no place in the zone; this was logged at start.
+    #[error("it, or this worker, has no place in the zone, see what was logged at start")]
     NoRecord,
     /// No release is active.
     #[error("no release is active, switch to one")]
@@ -47,18 +47,22 @@ impl Worker {
         let zones = main.zones.iter().map(|conf| {
             let zone = zone::attach(conf.shm_zone).ok()?;
             // A worker that cannot have the lock starts all the same.
-            let _lock = Lock::take_patiently(conf.shm_zone);
-            let row = zone.claim_row(me);
-            if zone.is_shared_row(row) {
-                warn!(
+            let lock = Lock::take_patiently(conf.shm_zone);
+            let row = match lock {
+                Ok(_) => zone.claim_row(me),
+                Err(_) => zone.claim_row_unlocked(me),
+            };
+            // Whoever is not counted must send nobody anywhere.
+            let row = row.inspect_err(|error| {
+                alert!(
                     log,
-                    "zone \"{}\" counts for {} workers, and all of them run, those of older \
-                     configurations included: this one shares a counter",
-                    conf.name,
-                    zone.layout().workers
+                    "zone \"{}\": {error}: this worker refuses every request for its upstreams; \
+                     reload when old workers have ended (see worker_shutdown_timeout), or give it \
+                     more memory",
+                    conf.name
                 );
-            }
-            Some((zone, row))
+            });
+            Some((zone, row.ok()?))
         });
         let zones: Vec<_> = zones.collect();
         let follow = |u: &UpstreamConf| {
@@ -80,6 +84,13 @@ impl Worker {
         self.upstreams.get_mut(index).and_then(Option::as_mut).ok_or(AdmitError::NoRecord)
     }
 
+    /// Chooses the release of a new request, and counts it there, when there is nothing to think
+    /// about, as for nearly every one; `None` says nothing: ask [`Worker::admit`].
+    #[inline]
+    pub fn admit_at_once(&self, index: usize) -> Option<Admitted<'static, View>> {
+        self.upstreams.get(index)?.as_ref()?.admit_at_once()
+    }
+
     /// Chooses the release of a new request, and counts it there.
     pub fn admit(
         &mut self,
@@ -87,13 +98,8 @@ impl Worker {
         conf: &UpstreamConf,
         wishes: &mut impl Wishes,
     ) -> Result<Admitted<'static, View>, AdmitError> {
-        let follower = self.follower(index)?;
-        match follower.admit_at_once() {
-            Some(admitted) => Ok(admitted),
-            None => {
-                follower.admit(wishes, |release| view(conf, release))?.ok_or(AdmitError::NoRelease)
-            }
-        }
+        let chosen = self.follower(index)?.admit(wishes, |release| view(conf, release))?;
+        chosen.ok_or(AdmitError::NoRelease)
     }
 
     /// Chooses where a request goes on that was sent to these releases, and counts it there.

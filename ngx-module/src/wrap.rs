@@ -17,6 +17,9 @@ pub const AGAIN: ngx_int_t = nginx_sys::NGX_AGAIN as ngx_int_t;
 pub const DECLINED: ngx_int_t = nginx_sys::NGX_DECLINED as ngx_int_t;
 pub const DONE: ngx_int_t = nginx_sys::NGX_DONE as ngx_int_t;
 
+/// What a handler returns when there is no memory, so that the client is told.
+pub const INTERNAL_SERVER_ERROR: ngx_int_t = nginx_sys::NGX_HTTP_INTERNAL_SERVER_ERROR as ngx_int_t;
+
 /// What a directive's handler returns: nothing, or the error that NGINX completes with the
 /// directive's name, file and line.
 pub type Directive<T = ()> = Result<T, ConfError>;
@@ -119,12 +122,10 @@ impl Complex {
 
 /// The file and line that are being read.
 pub fn place(cf: &ngx_conf_t) -> Place {
-    // SAFETY: while a directive is read, `conf_file` is the open file or null (`-g`).
-    let file = unsafe { cf.conf_file.as_ref() };
-    match file {
-        Some(file) => Place { file: text(&file.file.name).into_owned(), line: file.line },
-        None => Place { file: "command line".to_owned(), line: 0 },
-    }
+    // SAFETY: while a directive is read, `conf_file` is set. That of `-g` has no name, but `-g` takes
+    // no blocks, and all directives of the module stand in one.
+    let file = unsafe { &*cf.conf_file };
+    Place { file: text(&file.file.name).into_owned(), line: file.line }
 }
 
 /// Where something stands in the configuration.

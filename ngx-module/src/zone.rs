@@ -12,7 +12,8 @@ use nginx_sys::{
     ngx_core_conf_t, ngx_cycle_t, ngx_int_t, ngx_log_t, ngx_shm_zone_t, ngx_slab_pool_t,
 };
 use shunt_switch::carry::{self, Carried};
-use shunt_switch::reconcile::{Configured, fits, reconcile};
+use shunt_switch::layout::rows_for;
+use shunt_switch::reconcile::{Configured, Outcome, Workers, fits, reconcile};
 use shunt_switch::service::ServedZone;
 use shunt_switch::size;
 use shunt_switch::snapshot::{self, Snapshot};
@@ -23,11 +24,6 @@ use crate::conf::{MainConf, UpstreamConf, ZoneConf};
 use crate::lock::Lock;
 use crate::old;
 use crate::wrap::{ERROR, OK};
-
-/// Rows for workers in a zone: for each worker process one, and three more for the old ones that
-/// still drain after as many reloads.
-const ROWS_PER_WORKER: usize = 4;
-const ROWS: std::ops::RangeInclusive<usize> = 16..=256;
 
 /// The zone in NGINX's shared memory; `None` before [`init_zone`] has made it.
 pub fn attach(shm_zone: *const ngx_shm_zone_t) -> Result<Zone<'static>, ZoneError> {
@@ -70,8 +66,8 @@ pub unsafe extern "C" fn init_zone(shm_zone: *mut ngx_shm_zone_t, data: *mut c_v
         return ERROR;
     };
     let Some(index) = main.zones.iter().position(|z| z.shm_zone == shm_zone) else { return ERROR };
-    // SAFETY: the global is set before any zone is made.
-    let log = unsafe { (*nginx_sys::ngx_cycle).log };
+    // SAFETY: NGINX gives the zone with the log of the configuration that it is made for.
+    let log = unsafe { (*shm_zone).shm.log };
     let conf = &main.zones[index];
     match prepare(conf, main, index, !data.is_null()) {
         Ok(()) => OK,
@@ -94,6 +90,11 @@ fn prepare(conf: &ZoneConf, main: &MainConf, index: usize, in_use: bool) -> Resu
     // SAFETY: the global is set before any zone is made; it is still the old cycle's.
     let cycle = unsafe { nginx_sys::ngx_cycle.as_ref() };
     let carried = cycle.map_or_else(Vec::new, |cycle| old::look(cycle, main, index, in_use));
+    let others = match cycle {
+        Some(cycle) if !carried.is_empty() => old::workers(cycle),
+        _ => 0,
+    };
+    let workers = Workers { processes: main.processes, others };
     let file = conf.state.as_deref().filter(|_| !in_use && carried.is_empty());
     let saved = match file.and_then(|path| Snapshot::read(path).ok().flatten()) {
         Some(saved) => saved,
@@ -101,10 +102,16 @@ fn prepare(conf: &ZoneConf, main: &MainConf, index: usize, in_use: bool) -> Resu
     };
     // The trial copies the words, which must not change meanwhile.
     let _lock = Lock::take_patiently(conf.shm_zone).map_err(|e| format!("zone \"{name}\": {e}"))?;
-    fits(words, &configured(main, index), Some(&saved)).map_err(|(error, size)| {
+    fits(words, &configured(main, index), Some(&saved), workers).map_err(|(error, size)| {
         let advice = size
             .map_or(String::new(), |size| format!("; {} would do", size::directive(name, size)));
-        format!("upstreams do not fit into zone \"{name}\": {error}{advice}")
+        match error {
+            ZoneError::NoWorker(_) => format!(
+                "workers do not fit into zone \"{name}\": {error}{advice}, or wait until old \
+                 workers have ended, see worker_shutdown_timeout;"
+            ),
+            _ => format!("upstreams do not fit into zone \"{name}\": {error}{advice}"),
+        }
     })
 }
 
@@ -121,7 +128,8 @@ fn create(conf: &ZoneConf, main: &MainConf) -> Result<(), String> {
             return Err(too_small());
         }
         let words = slice::from_raw_parts(start.cast::<AtomicU64>(), size / size_of::<AtomicU64>());
-        Zone::create(words, main.zone_rows).map_err(|e| format!("zone \"{}\": {e}", conf.name))?;
+        Zone::create(words, rows_for(main.processes))
+            .map_err(|e| format!("zone \"{}\": {e}", conf.name))?;
         (*pool).data = start;
     }
     Ok(())
@@ -138,10 +146,9 @@ fn configured(main: &MainConf, zone: usize) -> Vec<Configured> {
     ours.map(configured).collect()
 }
 
-/// How many workers a new zone has rows for.
-pub fn rows(core: &ngx_core_conf_t) -> usize {
-    let workers = usize::try_from(core.worker_processes).unwrap_or(1).max(1);
-    workers.saturating_mul(ROWS_PER_WORKER).clamp(*ROWS.start(), *ROWS.end())
+/// How many worker processes a configuration starts.
+pub fn processes(core: &ngx_core_conf_t) -> usize {
+    usize::try_from(core.worker_processes).unwrap_or(1).max(1)
 }
 
 /// Brings every zone in line with the configuration that is in force from now on.
@@ -170,7 +177,7 @@ pub fn bring_up(cycle: &ngx_cycle_t, core: &ngx_core_conf_t, main: &mut MainConf
             save(cycle.log, core, conf);
         }
     }
-    main.served = main.upstreams.iter().map(UpstreamConf::served).collect();
+    main.served = main.upstreams.iter().map(|upstream| upstream.served(&main.holds)).collect();
 }
 
 fn save(log: *mut ngx_log_t, core: &ngx_core_conf_t, conf: &ZoneConf) {
@@ -216,57 +223,105 @@ fn bring_up_zone(
             return (as_it_is(&zone, configured), false);
         }
     };
-    let state = conf.state.as_deref();
     let known: Vec<String> =
         zone.states().flatten().map(|(_, s)| s.table.upstream.clone()).collect();
-    let fresh = known.is_empty();
-    // What an old zone held is newer than its file, or the only thing there is.
-    let file =
-        if fresh && carried.is_empty() { state.and_then(|path| read(log, path)) } else { None };
-    if fresh && carried.is_empty() && state.is_none() && other.is_some() {
-        warn!(
-            log,
-            "zone \"{name}\" has no state file: this binary starts from the configuration, whatever \
-             was switched in the one before"
-        );
-    }
+    let start = Start { fresh: known.is_empty(), carried, other };
+    let file = start.file(log, conf);
     let in_file = file.is_some();
     let saved =
         file.unwrap_or_else(|| Snapshot::new(carried.iter().map(|c| c.saved.clone()).collect()));
-    let mut outcome = reconcile(&zone, configured, Some(&saved));
-    if let Err(error) = &outcome
-        && fresh
-        && !saved.upstreams.is_empty()
-    {
-        // Better without what was switched than without the upstreams.
-        emerg!(log, "zone \"{name}\": {error}; the configuration counts");
-        outcome = zone.start_over().and_then(|zone| reconcile(&zone, configured, None));
-    }
-    let outcome = match outcome {
+    let outcome = match start.reconcile(log, name, &zone, configured, &saved) {
         Ok(outcome) => outcome,
         Err(error) => {
             emerg!(log, "zone \"{name}\": {error}; new upstreams in it do not work");
             return (as_it_is(&zone, configured), false);
         }
     };
-    for carried in carried.iter().filter(|c| !known.contains(&c.saved.name)) {
-        let at = configured.iter().position(|c| c.name == carried.saved.name);
-        if let Some(record) = at.and_then(|at| outcome.records.get(at))
-            && let Err(error) = carried.hand_over(&zone, *record, fresh)
-        {
-            error!(log, "zone \"{name}\": {error}; its counters start anew");
-        }
-    }
-    if let Some(other) = other.filter(|_| fresh)
-        && let Err(error) = carry::count_master(&zone, other)
-    {
-        error!(log, "zone \"{name}\": {error}");
+    let new = carried.iter().filter(|c| !known.contains(&c.saved.name)).filter_map(|carried| {
+        let at = configured.iter().position(|c| c.name == carried.saved.name)?;
+        Some((*carried, *outcome.records.get(at)?))
+    });
+    start.hand_over(log, name, &zone, new);
+    if let Err(error) = zone.make_room(main.processes) {
+        emerg!(log, "zone \"{name}\": {error}");
     }
     for notice in &outcome.notices {
         warn!(log, "zone \"{name}\": {notice}");
     }
     let changed = outcome.changed || !in_file;
     (outcome.records.into_iter().map(Some).collect(), changed)
+}
+
+/// From what a zone starts.
+struct Start<'a> {
+    /// It has no upstream yet.
+    fresh: bool,
+    /// What old zones held.
+    carried: &'a [&'a Carried],
+    /// The other NGINX master.
+    other: Option<Identity>,
+}
+
+impl Start<'_> {
+    /// What the state file says, if that counts.
+    fn file(&self, log: *mut ngx_log_t, conf: &ZoneConf) -> Option<Snapshot> {
+        // What an old zone held is newer than its file, or the only thing there is.
+        if !self.fresh || !self.carried.is_empty() {
+            return None;
+        }
+        if conf.state.is_none() && self.other.is_some() {
+            warn!(
+                log,
+                "zone \"{}\" has no state file: this binary starts from the configuration, whatever \
+                 was switched in the one before",
+                conf.name
+            );
+        }
+        read(log, conf.state.as_deref()?)
+    }
+
+    fn reconcile(
+        &self,
+        log: *mut ngx_log_t,
+        name: &str,
+        zone: &Zone<'_>,
+        configured: &[Configured],
+        saved: &Snapshot,
+    ) -> Result<Outcome, ZoneError> {
+        let outcome = reconcile(zone, configured, Some(saved));
+        if let Err(error) = &outcome
+            && self.fresh
+            && !saved.upstreams.is_empty()
+        {
+            // Better without what was switched than without the upstreams.
+            emerg!(log, "zone \"{name}\": {error}; the configuration counts");
+            return zone.start_over().and_then(|zone| reconcile(&zone, configured, None));
+        }
+        outcome
+    }
+
+    /// Lets the upstreams that are new here go on from the counters of their old zones.
+    fn hand_over<'c>(
+        &self,
+        log: *mut ngx_log_t,
+        name: &str,
+        zone: &Zone<'_>,
+        new: impl Iterator<Item = (&'c Carried, usize)>,
+    ) {
+        for (carried, record) in new {
+            if let Err(error) = carried.hand_over(zone, record, self.fresh) {
+                error!(
+                    log,
+                    "zone \"{name}\": {error}; what it had in flight or had counted is not known any more"
+                );
+            }
+        }
+        if let Some(other) = self.other.filter(|_| self.fresh)
+            && let Err(error) = carry::count_master(zone, other)
+        {
+            error!(log, "zone \"{name}\": {error}");
+        }
+    }
 }
 
 /// The records that the upstreams have already.
@@ -283,8 +338,8 @@ fn read(log: *mut ngx_log_t, path: &Path) -> Option<Snapshot> {
         Ok(saved) => return saved,
         Err(error) => error,
     };
-    if path.is_dir() {
-        // Whose folder it is nobody knows.
+    if path.is_dir() || snapshot::is_device(path) {
+        // Whose folder it is nobody knows, and a device is the system's.
         error!(log, "{error}; the configuration counts, and every change will be refused");
         return None;
     }

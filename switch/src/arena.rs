@@ -41,15 +41,16 @@ pub(crate) fn blocks(bytes: usize) -> usize {
 fn gaps(zone: &Zone<'_>, mut taken: Vec<Range<usize>>) -> Vec<Range<usize>> {
     taken.sort_by_key(|run| run.start);
     let mut gaps = Vec::new();
-    let mut first = 0;
+    let (mut first, end) = (0, zone.layout().blocks);
     for run in taken {
-        if run.start > first {
-            gaps.push(first..run.start);
+        // A place in damaged memory may lie anywhere.
+        if run.start.min(end) > first {
+            gaps.push(first..run.start.min(end));
         }
         first = first.max(run.end);
     }
-    if first < zone.layout().blocks {
-        gaps.push(first..zone.layout().blocks);
+    if first < end {
+        gaps.push(first..end);
     }
     gaps
 }

@@ -74,7 +74,7 @@ impl Carried {
     ///
     /// # Errors
     ///
-    /// [`ZoneError::Damaged`].
+    /// [`ZoneError::Damaged`], or there is no row for one of the workers.
     pub fn hand_over(&self, zone: &Zone<'_>, record: usize, fresh: bool) -> Result<(), ZoneError> {
         let state = zone.state(record, None)?;
         zone.set_switches(record, self.switches);
@@ -83,7 +83,9 @@ impl Carried {
             let Some(carried) = self.releases.get(&entry.name) else { continue };
             zone.go_on_from(entry.column, carried.requests, &carried.counters);
             for (worker, n) in &carried.in_flight {
-                let row = if fresh { zone.row_of_other(*worker) } else { zone.share_row(*worker) };
+                let row =
+                    if fresh { zone.row_of_other(*worker) } else { zone.stand_in_row(*worker) };
+                let row = row?;
                 if let Some(cell) = zone.cell(row, entry.column) {
                     cell.add(*n);
                 }
@@ -98,11 +100,12 @@ impl Carried {
 ///
 /// # Errors
 ///
-/// [`ZoneError::Damaged`].
+/// [`ZoneError::Damaged`], or there is no row for it.
 pub fn count_master(zone: &Zone<'_>, master: Identity) -> Result<(), ZoneError> {
+    let row = zone.stand_in_row(master)?;
     for state in zone.states() {
         for entry in &state?.1.table.releases {
-            if let Some(cell) = zone.cell(zone.share_row(master), entry.column) {
+            if let Some(cell) = zone.cell(row, entry.column) {
                 cell.add(ONE);
             }
         }

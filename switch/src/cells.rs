@@ -42,25 +42,24 @@ impl Kind {
 const IN_FLIGHT: usize = 0;
 const REQUESTS: usize = 1;
 
-/// A cell of a worker, and how the worker may write to it.
+/// A cell of a worker, who alone writes to it.
 #[derive(Debug, Clone, Copy)]
 pub struct Cell<'z> {
     /// What is in flight, and the requests that ever were here.
     words: &'z [AtomicU64; CELL],
-    shared: bool,
 }
 
 impl<'z> Cell<'z> {
-    /// The cell in these two words; `shared` when other workers write to it too.
-    pub(crate) fn new(words: &'z [AtomicU64; CELL], shared: bool) -> Self {
-        Self { words, shared }
+    /// The cell in these two words.
+    pub(crate) fn new(words: &'z [AtomicU64; CELL]) -> Self {
+        Self { words }
     }
 
     /// Counts a request and tells whether `seen` is still the upstream's route. If it is not, the
     /// count is taken back: choose again.
     #[must_use]
     #[inline]
-    pub fn enter(&self, word: &AtomicU64, seen: Route) -> bool {
+    pub fn enter(self, word: &AtomicU64, seen: Route) -> bool {
         self.change(IN_FLIGHT, |n| n.wrapping_add(Kind::Request.one()));
         fence(Ordering::SeqCst);
         if Route::load(word) == seen {
@@ -101,47 +100,34 @@ impl<'z> Cell<'z> {
     }
 
     /// What was counted has ended.
+    #[inline]
     pub fn leave(&self, kind: Kind) {
         self.change(IN_FLIGHT, |n| n.wrapping_sub(kind.one()));
     }
 
     /// A cell with one writer needs no locked instruction.
+    #[inline]
     fn change(&self, word: usize, f: impl Fn(u64) -> u64) {
         let word = &self.words[word];
-        if self.shared {
-            // All changes here are additions, which commute.
-            word.fetch_add(f(0), Ordering::Release);
-        } else {
-            word.store(f(word.load(Ordering::Relaxed)), Ordering::Release);
-        }
+        word.store(f(word.load(Ordering::Relaxed)), Ordering::Release);
     }
 }
 
-/// Reads what is in flight, for all rows, as of a moment after `word` was loaded.
+/// Reads what is in flight, for all workers, as of a moment after the route word was loaded.
 ///
-/// `rows` gives for each row who counts in it (`None` for the shared row) and its count. A row whose
-/// worker is dead counts for nothing, nor does the shared row when `shared` says that nobody is left
-/// who counted there; both are only asked about rows that have a count.
+/// `cells` gives for each cell who counts there and the count; it is only asked after the fence. A
+/// worker that is dead counts for nothing, which is only looked at where there is a count.
 pub fn in_flight<'z>(
-    rows: impl Iterator<Item = (Option<&'z AtomicU64>, &'z AtomicU64)>,
+    cells: impl Iterator<Item = (&'z AtomicU64, &'z AtomicU64)>,
     alive: impl Fn(Identity) -> bool,
-    shared: impl Fn() -> bool,
 ) -> InFlight {
     fence(Ordering::SeqCst);
     let mut sum = InFlight::default();
-    for (worker, count) in rows {
+    for (worker, count) in cells {
         let count = count.load(Ordering::Acquire);
-        if count == 0 {
-            continue;
+        if count != 0 && Identity::from_word(worker.load(Ordering::Acquire)).is_some_and(&alive) {
+            sum = sum + in_flight_of(count);
         }
-        let counts = match worker {
-            Some(worker) => Identity::from_word(worker.load(Ordering::Acquire)).is_some_and(&alive),
-            None => shared(),
-        };
-        if !counts {
-            continue;
-        }
-        sum = sum + in_flight_of(count);
     }
     sum
 }
@@ -151,12 +137,13 @@ fn in_flight_of(count: u64) -> InFlight {
     InFlight { requests: count & 0xffff_ffff, upgraded: count >> 32 }
 }
 
-/// Takes a row for a worker: a free one, or that of a dead worker. `None` when all are taken.
+/// Takes one of these rows by writing `mine` there: a free one, or that of a dead worker. `None` when
+/// all are taken.
 ///
 /// Not by the worker's number: after a reload, old and new workers overlap.
 pub fn claim<'z>(
     rows: impl Iterator<Item = &'z AtomicU64>,
-    me: Identity,
+    mine: u64,
     alive: impl Fn(Identity) -> bool,
 ) -> Option<usize> {
     for (row, worker) in rows.enumerate() {
@@ -164,7 +151,7 @@ pub fn claim<'z>(
         if Identity::from_word(seen).is_some_and(&alive) {
             continue;
         }
-        if worker.compare_exchange(seen, me.word(), Ordering::AcqRel, Ordering::Relaxed).is_ok() {
+        if worker.compare_exchange(seen, mine, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
             return Some(row);
         }
     }
@@ -207,7 +194,7 @@ mod models {
         loop {
             let index = seen.active().unwrap();
             let words = if index == 0 { &s.old } else { &s.new };
-            if Cell::new(words, false).enter(&s.route, seen) {
+            if Cell::new(words).enter(&s.route, seen) {
                 return index;
             }
             seen = Route::load(&s.route);
@@ -215,8 +202,7 @@ mod models {
     }
 
     fn old_in_flight(s: &Shared) -> u64 {
-        let rows = std::iter::once((Some(&s.worker), &s.old[0]));
-        in_flight(rows, |_| true, || true).total()
+        in_flight(std::iter::once((&s.worker, &s.old[0])), |_| true).total()
     }
 
     #[test]
@@ -271,7 +257,7 @@ mod models {
             let (went_to, s) = worker.join().unwrap();
             if went_to == 0 {
                 assert!(!drained, "called drained with a request in flight");
-                Cell::new(&s.old, false).leave(Kind::Request);
+                Cell::new(&s.old).leave(Kind::Request);
             }
             assert_eq!(old_in_flight(&s), 0);
         });
@@ -309,7 +295,7 @@ mod models {
             let worker = {
                 let s = s.clone();
                 thread::spawn(move || {
-                    let row = claim(std::iter::once(&s.worker), Identity::new(2, 2), alive);
+                    let row = claim(std::iter::once(&s.worker), Identity::new(2, 2).word(), alive);
                     assert_eq!(row, Some(0));
                     // As `Zone::claim_row` does.
                     s.old[0].store(0, Ordering::Release);
@@ -317,11 +303,11 @@ mod models {
                 })
             };
             Route::new(2, Some(1)).publish(&s.route);
-            let rows = std::iter::once((Some(&s.worker), &s.old[0]));
-            let drained = in_flight(rows, alive, || true).total() == 0;
+            let cells = || std::iter::once((&s.worker, &s.old[0]));
+            let drained = in_flight(cells(), alive).total() == 0;
             let went_to = worker.join().unwrap();
             assert!(!(went_to == 0 && drained), "called drained with a request in flight");
-            let left = in_flight(std::iter::once((Some(&s.worker), &s.old[0])), alive, || true);
+            let left = in_flight(cells(), alive);
             assert_eq!(left.total(), u64::from(went_to == 0), "the dead worker's count is gone");
         });
     }
@@ -334,30 +320,12 @@ mod models {
             let alive = |i: Identity| i != Identity::new(9, 9);
             let other = {
                 let rows = rows.clone();
-                thread::spawn(move || claim(rows.iter(), Identity::new(1, 1), alive))
+                thread::spawn(move || claim(rows.iter(), Identity::new(1, 1).word(), alive))
             };
-            let mine = claim(rows.iter(), Identity::new(2, 2), alive);
+            let mine = claim(rows.iter(), Identity::new(2, 2).word(), alive);
             let other = other.join().unwrap();
             assert_ne!(mine, other);
             assert!(mine.is_some() && other.is_some(), "a row stayed free: {mine:?} {other:?}");
-        });
-    }
-
-    #[test]
-    fn the_shared_row_loses_no_count() {
-        loom::model(|| {
-            let s = shared();
-            let cell = |s: &Arc<Shared>| {
-                let cell = Cell::new(&s.old, true);
-                assert!(cell.enter(&s.route, Route::new(1, Some(0))));
-            };
-            let other = {
-                let s = s.clone();
-                thread::spawn(move || cell(&s))
-            };
-            cell(&s);
-            other.join().unwrap();
-            assert_eq!(old_in_flight(&s), 2);
         });
     }
 }
@@ -369,31 +337,28 @@ mod tests {
     #[test]
     fn dead_workers_count_for_nothing_and_living_ones_add_up() {
         let (dead, living) = (Identity::new(1, 1), Identity::new(2, 2));
-        let workers = [dead, living].map(|i| AtomicU64::new(i.word()));
+        let workers = [dead, living, living].map(|i| AtomicU64::new(i.word()));
         let counts = [5, 7 | 3 << 32, 1].map(AtomicU64::new);
-        let rows =
-            [(Some(&workers[0]), &counts[0]), (Some(&workers[1]), &counts[1]), (None, &counts[2])];
-        let sum = in_flight(rows.into_iter(), |i| i == living, || true);
+        let sum = in_flight(workers.iter().zip(&counts), |i| i == living);
         assert_eq!(sum, InFlight { requests: 8, upgraded: 3 });
     }
 
     #[test]
     fn an_upgrade_moves_the_count() {
-        for shared in [false, true] {
-            let words = [AtomicU64::new(0), AtomicU64::new(0)];
-            let route = AtomicU64::new(0);
-            Route::new(1, Some(0)).publish(&route);
-            let cell = Cell::new(&words, shared);
-            let read = || in_flight(std::iter::once((None, &words[0])), |_| true, || true);
-            assert!(cell.enter(&route, Route::new(1, Some(0))));
-            assert_eq!(read(), InFlight { requests: 1, upgraded: 0 });
-            cell.upgrade();
-            assert_eq!(read(), InFlight { requests: 0, upgraded: 1 });
-            cell.leave(Kind::Upgraded);
-            assert_eq!(read(), InFlight::default());
-            assert!(!cell.enter(&route, Route::new(2, Some(0))));
-            assert_eq!(read(), InFlight::default());
-            assert_eq!(words[1].load(Ordering::Relaxed), 1);
-        }
+        let words = [AtomicU64::new(0), AtomicU64::new(0)];
+        let worker = AtomicU64::new(Identity::new(1, 1).word());
+        let route = AtomicU64::new(0);
+        Route::new(1, Some(0)).publish(&route);
+        let cell = Cell::new(&words);
+        let read = || in_flight(std::iter::once((&worker, &words[0])), |_| true);
+        assert!(cell.enter(&route, Route::new(1, Some(0))));
+        assert_eq!(read(), InFlight { requests: 1, upgraded: 0 });
+        cell.upgrade();
+        assert_eq!(read(), InFlight { requests: 0, upgraded: 1 });
+        cell.leave(Kind::Upgraded);
+        assert_eq!(read(), InFlight::default());
+        assert!(!cell.enter(&route, Route::new(2, Some(0))));
+        assert_eq!(read(), InFlight::default());
+        assert_eq!(words[1].load(Ordering::Relaxed), 1);
     }
 }

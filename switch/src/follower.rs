@@ -142,6 +142,7 @@ impl<V> Admitted<'_, V> {
     }
 
     /// Counts what became of the request, and then that it is in flight no more; once.
+    #[inline]
     pub fn end(&mut self, ending: Ending) {
         // What is not in flight is counted nowhere.
         if self.is_open() {
@@ -156,6 +157,7 @@ impl<V> Admitted<'_, V> {
         self.leave();
     }
 
+    #[inline]
     fn leave(&mut self) {
         if let Some(kind) = self.counted.take() {
             self.to.cell.leave(kind);
@@ -164,6 +166,7 @@ impl<V> Admitted<'_, V> {
 }
 
 impl<V> Drop for Admitted<'_, V> {
+    #[inline]
     fn drop(&mut self) {
         self.leave();
     }
@@ -244,6 +247,8 @@ impl<'z, V> Follower<'z, V> {
     /// Chooses the release of a new request and counts it in flight there. `None` when no release
     /// is active. `make` makes what the worker needs for a release that it meets.
     ///
+    /// For whom [`Follower::admit_at_once`] has nothing.
+    ///
     /// # Errors
     ///
     /// [`ZoneError::Damaged`], and what `make` says.
@@ -252,14 +257,12 @@ impl<'z, V> Follower<'z, V> {
         wishes: &mut impl Wishes,
         make: impl FnMut(&Entry) -> Result<V, E>,
     ) -> Result<Option<Admitted<'z, V>>, E> {
-        match self.admit_at_once() {
-            Some(admitted) => Ok(Some(admitted)),
-            None => self.enter(|known| choose(known, wishes), make),
-        }
+        self.enter(|known| choose(known, wishes), make)
     }
 
     /// The same where there is nothing to choose and nothing to make, as for nearly every request;
-    /// `None` says nothing. Nothing is looked up here that is the same for all requests.
+    /// `None` says nothing: ask [`Follower::admit`]. Nothing is looked up here that is the same for all
+    /// requests.
     #[inline]
     pub fn admit_at_once(&self) -> Option<Admitted<'z, V>> {
         let route = Route::load(self.route);
@@ -504,17 +507,20 @@ mod tests {
 
     impl<'z> World<'z> {
         fn new(words: &'z [crate::AtomicU64]) -> Self {
+            Self::with_preview(words, true)
+        }
+
+        fn with_preview(words: &'z [crate::AtomicU64], preview: bool) -> Self {
             let zone = Zone::create(words, 4).unwrap();
             let member = |port: u16| {
                 Member::from(&ServerSpec::new(format!("127.0.0.1:{port}").parse().unwrap()))
             };
             let releases =
                 [("a", 1), ("b", 2), ("c", 3)].map(|(n, port)| (name(n), vec![member(port)]));
-            let (fallback, preview) = (true, true);
             let (web, releases) = ("web".to_owned(), releases.to_vec());
-            let configured = [Configured { name: web, fallback, preview, releases }];
+            let configured = [Configured { name: web, fallback: true, preview, releases }];
             let record = reconcile(&zone, &configured, None).unwrap().records[0];
-            let row = zone.claim_row(Identity::me());
+            let row = zone.claim_row(Identity::me()).unwrap();
             Self { zone, record, follower: Follower::new(zone, row, record, "web") }
         }
 
@@ -531,6 +537,11 @@ mod tests {
         fn goes(&mut self, wishes: &mut impl Wishes) -> (String, Reason) {
             let admitted = self.follower.admit(wishes, nothing).unwrap().unwrap();
             (admitted.to.release.name.to_string(), admitted.reason)
+        }
+
+        /// Where a request goes that nothing has to be chosen or made for.
+        fn goes_at_once(&self) -> Option<String> {
+            Some(self.follower.admit_at_once()?.to.release.name.to_string())
         }
 
         fn falls_back(&mut self, tried: &[&str]) -> Option<String> {
@@ -554,6 +565,33 @@ mod tests {
         w.switch("b");
         assert_eq!(w.goes(&mut Names("b")), ("b".into(), Reason::Preview));
         assert_eq!(w.goes(&mut Names("a")), ("b".into(), Reason::Active), "it drains");
+    }
+
+    #[test]
+    fn p1_a_request_goes_at_once_only_to_where_all_go_now() {
+        let words = words(1 << 18);
+        let mut w = World::with_preview(&words, false);
+        assert_eq!(w.goes_at_once(), None, "the release was not met yet");
+        assert_eq!(w.goes(&mut Plain).0, "a");
+        assert_eq!(w.goes_at_once().as_deref(), Some("a"));
+        w.switch("b");
+        assert_eq!(w.goes_at_once(), None, "it would be the old release");
+        assert_eq!(w.goes(&mut Plain).0, "b");
+        assert_eq!(w.goes_at_once().as_deref(), Some("b"));
+        w.change(|state| change::set_canary(state, &name("c"), Portion::of_parts(1)).unwrap());
+        w.goes(&mut Plain);
+        assert_eq!(w.goes_at_once(), None, "there is a canary to choose");
+        w.change(change::end_canary);
+        w.goes(&mut Plain);
+        assert_eq!(w.goes_at_once().as_deref(), Some("b"));
+        for column in w.follower.table().unwrap().columns() {
+            assert_eq!(w.zone.in_flight(column).total(), 0, "each was counted, and has ended");
+        }
+
+        let words = self::words(1 << 18);
+        let mut w = World::new(&words);
+        w.goes(&mut Plain);
+        assert_eq!(w.goes_at_once(), None, "a request may name its release");
     }
 
     #[test]

@@ -166,12 +166,12 @@ impl Masters {
     fn lock(&self, how: FlockOperation, limit: Duration) -> Result<Turn<'_>, MastersError> {
         let deadline = Instant::now() + limit;
         loop {
+            // Before the look: a process that was stopped after it looks once more.
+            let is_last = Instant::now() >= deadline;
             match fcntl_lock(&self.file, how) {
                 Ok(()) => return Ok(Turn(&self.file)),
-                Err(Errno::AGAIN | Errno::ACCESS) if Instant::now() < deadline => {
-                    std::thread::sleep(PAUSE);
-                }
-                Err(Errno::AGAIN | Errno::ACCESS) => return Err(MastersError::Busy),
+                Err(Errno::AGAIN | Errno::ACCESS) if is_last => return Err(MastersError::Busy),
+                Err(Errno::AGAIN | Errno::ACCESS) => std::thread::sleep(PAUSE),
                 Err(error) => return Err(io::Error::from(error).into()),
             }
         }

@@ -10,7 +10,7 @@ use std::rc::Rc;
 use shunt_api::{Canary, HoldRequest, ReleaseName, Server};
 
 use crate::clock;
-use crate::layout::Layout;
+use crate::layout::rows_for;
 use crate::record::{State, bit};
 use crate::route::Route;
 use crate::size;
@@ -325,75 +325,91 @@ pub fn reconcile(
         .filter(|(name, _)| !configured.iter().any(|c| c.name == **name))
         .map(|(_, found)| found)
         .collect();
+    let saved = saved.map_or(&[][..], |saved| &saved.upstreams);
     let mut found_saved = 0;
     for upstream in configured {
-        let record = if let Some((at, state)) = there.get(&upstream.name) {
-            let mut base = Base::of_state(state);
-            merge(&mut base, upstream, &[], &mut outcome.notices);
-            let mut next = place(zone, *at, upstream, base)?;
-            let dropped = state.table.columns();
-            let dropped = dropped.filter(|c| !next.table.columns().any(|n| n == *c));
-            let dropped: Vec<u32> = dropped.collect();
-            let same = next.table == state.table
-                && next.route == state.route
-                && next.previous == state.previous
-                && next.exposed == state.exposed;
-            if !same {
-                next.route = next.route.next();
-                zone.prepare(*at, &next)?.publish();
-                // A column with something in flight is collected when a new one is needed.
-                dropped
-                    .into_iter()
-                    .filter(|c| zone.in_flight(*c).total() == 0)
-                    .for_each(|c| zone.free(c));
-                outcome.changed = true;
+        let record = match there.get(&upstream.name) {
+            Some((at, state)) => {
+                outcome.changed |= go_on(zone, *at, state, upstream, &mut outcome.notices)?;
+                *at
             }
-            *at
-        } else {
-            let at = match zone.free_record() {
-                Ok(at) => at,
-                Err(full) => take_retired(zone, &mut retired).ok_or(full)?,
-            };
-            let known = saved.and_then(|s| s.upstreams.iter().find(|u| u.name == upstream.name));
-            found_saved += usize::from(known.is_some());
-            let mut base = known.map_or_else(Base::empty, Base::of_saved);
-            let exposed = known.map_or(&[][..], |k| &k.exposed);
-            merge(&mut base, upstream, exposed, &mut outcome.notices);
-            let (active, previous) = (base.active.clone(), base.previous.clone());
-            let canary = base.canary.clone();
-            let mut next = place(zone, at, upstream, base)?;
-            let unchanged = known.is_some_and(|k| {
-                k.active == active && k.previous == previous && k.canary == canary
-            });
-            // The record may have been another upstream's, whose readers must see a new route.
-            let old = Route::load(zone.route_word(at));
-            let changed = known.is_some() && !unchanged;
-            let generation = next.route.generation().wrapping_add(u32::from(changed));
-            let generation = generation.max(old.generation().wrapping_add(1)).max(1);
-            next.route = next.route.with_generation(generation);
-            zone.prepare(at, &next)?.publish();
-            zone.set_switches(at, 0);
-            outcome.changed = true;
-            at
+            None => {
+                let at = match zone.free_record() {
+                    Ok(at) => at,
+                    Err(full) => take_retired(zone, &mut retired).ok_or(full)?,
+                };
+                let known = saved.iter().find(|u| u.name == upstream.name);
+                found_saved += usize::from(known.is_some());
+                begin(zone, at, known, upstream, &mut outcome.notices)?;
+                outcome.changed = true;
+                at
+            }
         };
         outcome.records.push(record);
     }
     // With a zone that was there already the file only repeats what the zone knows.
-    if there.is_empty()
-        && let Some(saved) = saved
-        && found_saved < saved.upstreams.len()
-    {
-        for upstream in &saved.upstreams {
-            if !configured.iter().any(|c| c.name == upstream.name) {
-                outcome.notices.push(format!(
-                    "upstream \"{}\" of the state file is not in the configuration, dropped",
-                    upstream.name
-                ));
-            }
-        }
+    if there.is_empty() && found_saved < saved.len() {
+        let gone = saved.iter().filter(|u| !configured.iter().any(|c| c.name == u.name));
+        outcome.notices.extend(gone.map(|u| {
+            format!(
+                "upstream \"{}\" of the state file is not in the configuration, dropped",
+                u.name
+            )
+        }));
         outcome.changed = true;
     }
     Ok(outcome)
+}
+
+/// Brings an upstream that the zone has in line, and tells whether that changed anything.
+fn go_on(
+    zone: &Zone<'_>,
+    at: usize,
+    state: &State,
+    upstream: &Configured,
+    notices: &mut Vec<String>,
+) -> Result<bool, ZoneError> {
+    let mut base = Base::of_state(state);
+    merge(&mut base, upstream, &[], notices);
+    let mut next = place(zone, at, upstream, base)?;
+    let same = next.table == state.table
+        && next.route == state.route
+        && next.previous == state.previous
+        && next.exposed == state.exposed;
+    if same {
+        return Ok(false);
+    }
+    next.route = next.route.next();
+    zone.prepare(at, &next)?.publish();
+    // A column with something in flight is collected when a new one is needed.
+    let dropped = state.table.columns().filter(|c| !next.table.columns().any(|n| n == *c));
+    dropped.filter(|c| zone.in_flight(*c).total() == 0).for_each(|c| zone.free(c));
+    Ok(true)
+}
+
+/// Gives an upstream that the zone does not have this record: as the state file knows it, or anew.
+fn begin(
+    zone: &Zone<'_>,
+    at: usize,
+    known: Option<&Saved>,
+    upstream: &Configured,
+    notices: &mut Vec<String>,
+) -> Result<(), ZoneError> {
+    let mut base = known.map_or_else(Base::empty, Base::of_saved);
+    let exposed = known.map_or(&[][..], |k| &k.exposed);
+    merge(&mut base, upstream, exposed, notices);
+    let unchanged = known.is_none_or(|k| {
+        k.active == base.active && k.previous == base.previous && k.canary == base.canary
+    });
+    let mut next = place(zone, at, upstream, base)?;
+    // The record may have been another upstream's, whose readers must see a new route.
+    let old = Route::load(zone.route_word(at));
+    let generation = next.route.generation().wrapping_add(u32::from(!unchanged));
+    let generation = generation.max(old.generation().wrapping_add(1)).max(1);
+    next.route = next.route.with_generation(generation);
+    zone.prepare(at, &next)?.publish();
+    zone.set_switches(at, 0);
+    Ok(())
 }
 
 /// Takes the record of an upstream that the configuration no longer has and that nobody uses.
@@ -405,24 +421,42 @@ fn take_retired(zone: &Zone<'_>, retired: &mut Vec<&(usize, State)>) -> Option<u
     Some(*record)
 }
 
-/// Whether the configuration has room in the zone, tried on a copy of its words.
+/// The worker processes that a zone is to have room for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Workers {
+    /// Those that are about to start.
+    pub processes: usize,
+    /// Those of the old configuration that have another zone; they are counted for until they end.
+    pub others: usize,
+}
+
+/// Whether the configuration, and its workers, have room in the zone, tried on a copy of its words.
 ///
 /// # Errors
 ///
-/// The error that [`reconcile`] would meet, and the size in bytes of a zone that would do.
+/// The error that [`reconcile`] or [`Zone::make_room`] would meet, and the size in bytes of a zone that would do.
 pub fn fits(
     words: &[AtomicU64],
     configured: &[Configured],
     saved: Option<&Snapshot>,
+    workers: Workers,
 ) -> Result<(), (ZoneError, Option<usize>)> {
     let copy: Vec<AtomicU64> =
         words.iter().map(|w| AtomicU64::new(w.load(Ordering::Relaxed))).collect();
-    let trial = |zone: &Zone<'_>, saved: Option<&Snapshot>| reconcile(zone, configured, saved);
+    let Workers { processes, others } = workers;
+    let trial = |zone: &Zone<'_>, saved: Option<&Snapshot>, others: usize| {
+        reconcile(zone, configured, saved)?;
+        zone.make_room(processes + others)
+    };
     let zone = Zone::attach(&copy).map_err(|e| (e, None))?;
-    let Err(error) = trial(&zone, saved) else { return Ok(()) };
+    let living = zone.living().len();
+    let Err(error) = trial(&zone, saved, others) else { return Ok(()) };
     if !matches!(
         error,
-        ZoneError::NoRecord(_) | ZoneError::NoColumn(_) | ZoneError::NoBlocks { .. }
+        ZoneError::NoRecord(_)
+            | ZoneError::NoColumn(_)
+            | ZoneError::NoWorker(_)
+            | ZoneError::NoBlocks { .. }
     ) {
         return Err((error, None));
     }
@@ -432,13 +466,13 @@ pub fn fits(
         .collect::<Result<_, _>>()
         .ok();
     let current = current.filter(|c| !c.is_empty()).map(Snapshot::new);
-    let Layout { workers, .. } = zone.layout();
+    let rows = rows_for(processes);
     let mut bytes = copy.len() * 8;
     while bytes < size::MAX {
         bytes *= 2;
         let bigger: Vec<AtomicU64> = (0..bytes / 8).map(|_| AtomicU64::new(0)).collect();
-        if let Ok(zone) = Zone::create(&bigger, workers)
-            && trial(&zone, current.as_ref().or(saved)).is_ok()
+        if let Ok(zone) = Zone::create(&bigger, rows)
+            && trial(&zone, current.as_ref().or(saved), others + living).is_ok()
         {
             return Err((error, Some(bytes)));
         }
@@ -452,6 +486,8 @@ mod tests {
     use crate::change;
     use crate::zone::testing::words;
     use shunt_api::ServerSpec;
+
+    const ONE: Workers = Workers { processes: 1, others: 0 };
 
     fn name(text: &str) -> ReleaseName {
         ReleaseName::new(text).unwrap()
@@ -553,13 +589,38 @@ mod tests {
         let small = words(1 << 15);
         let zone = Zone::create(&small, 16).unwrap();
         let many: Vec<_> = (0..100).map(|i| configured(&format!("u{i}"), &[("a", 1)])).collect();
-        let (error, size) = fits(&small, &many, None).unwrap_err();
+        let (error, size) = fits(&small, &many, None, ONE).unwrap_err();
         assert!(matches!(error, ZoneError::NoRecord(_)), "{error}");
         let bigger = words(size.unwrap());
         let zone_of_that_size = Zone::create(&bigger, 16).unwrap();
         assert_eq!(reconcile(&zone_of_that_size, &many, None).unwrap().records.len(), 100);
         // Trying it changed nothing.
         assert_eq!(zone.upstreams_use().used, 0);
+    }
+
+    #[test]
+    fn more_workers_than_there_is_room_for_do_not_fit() {
+        let small = words(1 << 16);
+        let zone = Zone::create(&small, 16).unwrap();
+        let all: Vec<_> = (0..zone.layout().upstreams)
+            .map(|n| configured(&format!("u{n}"), &[("a", 1), ("b", 2)]))
+            .collect();
+        let workers = |processes, others| Workers { processes, others };
+        // One bank, of which each upstream takes three of its five columns.
+        fits(&small, &all, None, workers(16, 0)).unwrap();
+        let (error, size) = fits(&small, &all, None, workers(17, 0)).unwrap_err();
+        assert_eq!(error, ZoneError::NoWorker(16));
+        let larger = words(size.unwrap());
+        Zone::create(&larger, rows_for(17)).unwrap();
+        fits(&larger, &all, None, workers(17, 0)).unwrap();
+        assert_eq!(fits(&small, &all, None, workers(1, 16)).unwrap_err().0, error);
+        // A few upstreams leave room for more; but no zone counts for any number.
+        fits(&small, &all[..2], None, workers(100, 0)).unwrap();
+        let most = zone.layout().workers;
+        let (error, size) = fits(&small, &[], None, workers(most + 1, 0)).unwrap_err();
+        assert_eq!((error, size.is_some()), (ZoneError::NoWorker(most), true));
+        let (error, size) = fits(&small, &[], None, workers(2000, 0)).unwrap_err();
+        assert_eq!((error, size), (ZoneError::NoWorker(most), None));
     }
 
     #[test]

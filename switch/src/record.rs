@@ -262,7 +262,7 @@ mod models {
     use loom::thread;
 
     /// As few as a zone with one upstream can have.
-    const WORDS: usize = 336;
+    const WORDS: usize = 292;
 
     /// The time of the machine's, for which a zone does not care.
     const HOUR: u64 = 3_600_000;

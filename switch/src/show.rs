@@ -21,9 +21,9 @@ pub fn zone_use(served: &ServedZone<'_>) -> ZoneUse {
     }
 }
 
-/// An upstream, which has this record in the zone.
+/// An upstream, which has this record in the zone, and is named by a `shunt_hold` or not.
 #[must_use]
-pub fn upstream(zone: Zone<'_>, record: usize, state: &State) -> Upstream {
+pub fn upstream(zone: Zone<'_>, record: usize, state: &State, holdable: bool) -> Upstream {
     let name = |index: Option<u8>| {
         index.and_then(|i| state.table.by_index(i)).map(|entry| entry.name.clone())
     };
@@ -42,6 +42,7 @@ pub fn upstream(zone: Zone<'_>, record: usize, state: &State) -> Upstream {
         previous: name(state.previous),
         canary,
         hold,
+        holdable,
         parked: zone.in_flight(state.table.parked).requests,
         parked_total: zone.requests(state.table.parked),
         fallback: state.table.fallback,

@@ -7,7 +7,7 @@
 use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::Uid;
@@ -171,6 +171,9 @@ impl Snapshot {
         let beside = sibling(path, "tmp");
         let failed = |error| SnapshotError::Write { path: path.to_owned(), error };
         let write = || {
+            if is_device(path) {
+                return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is a device"));
+            }
             // Before the file is replaced, so that it need not be undone.
             let folder = File::open(folder(path))?;
             // One that a killed writer, or another user, left behind.
@@ -212,6 +215,15 @@ pub fn keep_aside(path: &Path) -> io::Result<PathBuf> {
         }
     }
     Err(io::Error::new(io::ErrorKind::AlreadyExists, "there are 1000 damaged ones already"))
+}
+
+/// Whether the path leads to a device (`/dev/null`). The whole system has that: it must be neither
+/// put aside nor replaced.
+#[must_use]
+pub fn is_device(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|metadata| {
+        metadata.file_type().is_char_device() || metadata.file_type().is_block_device()
+    })
 }
 
 /// The folder of a file.

@@ -9,6 +9,9 @@ use rustix::process::{Pid, test_kill_process};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Identity(u64);
 
+/// A bit that no pid has: Linux's have 22.
+const STAND_IN: u64 = 1 << 63;
+
 impl Identity {
     /// This process.
     #[must_use]
@@ -32,10 +35,24 @@ impl Identity {
         Self(u64::from(pid) << 32 | u64::from(start))
     }
 
-    /// As it stands in the zone, where 0 is nobody.
+    /// As it stands in the zone, where 0 is nobody; whether it counts there itself, or somebody counts
+    /// for it, makes no difference.
     #[must_use]
     pub fn from_word(word: u64) -> Option<Self> {
+        let word = word & !STAND_IN;
         (word != 0).then_some(Self(word))
+    }
+
+    /// As it stands in the zone where others count for it what it has in flight elsewhere.
+    #[must_use]
+    pub fn stand_in(self) -> u64 {
+        self.0 | STAND_IN
+    }
+
+    /// Whether others count for who stands in this word.
+    #[must_use]
+    pub fn is_stand_in(word: u64) -> bool {
+        word & STAND_IN != 0
     }
 
     /// As it stands in the zone.

@@ -7,7 +7,7 @@ use shunt_tests::docker::container::Container;
 use shunt_tests::docker::site::Site;
 
 /// Every file of the machine but those of the running system, of journals, and of what is tested.
-fn files(machine: &Container) -> BTreeSet<String> {
+pub(crate) fn files(machine: &Container) -> BTreeSet<String> {
     let list = machine.sh(
         "find / -xdev \\( -path /usr/src -o -path /var/log -o -path /var/cache -o -path /tmp \\) -prune \
              -o -printf '%p %M %u %g %l\\n' | sort",
@@ -81,7 +81,17 @@ fn uninstall_leaves_configuration_and_data_and_install_brings_the_rest_back(debi
     assert_eq!(left, expected);
     server.run(&["systemctl", "is-system-running"]);
 
-    make(server, "install");
+    let said = make(server, "install");
+    for line in [
+        "  /usr/local/bin/shunt, shuntd ",
+        "for NGINX ",
+        "loaded by /etc/nginx/modules-enabled/50-mod-http-shunt.conf",
+        "  1. systemctl restart nginx ",
+        "  2. systemctl enable --now shuntd.socket shuntd.service",
+        "  3. shunt init NAME ",
+    ] {
+        assert!(said.contains(line), "{line}: {said}");
+    }
     server.run(&["systemctl", "enable", "--quiet", "--now", "shuntd.socket", "shuntd.service"]);
     server.run(&["mv", "/etc/nginx/conf.d.off", "/etc/nginx/conf.d"]);
     server.run(&["systemctl", "restart", "nginx.service"]);
@@ -102,7 +112,8 @@ fn an_upgrade_of_files_in_use_disturbs_nobody(debian: Debian) {
     site.wait_for_requests(100);
     for _ in 0..3 {
         let said = make(&site.server, "install");
-        assert!(said.contains("restart"), "{said}");
+        assert!(said.contains("  2. systemctl restart shuntd.service "), "{said}");
+        assert!(!said.contains("shunt init"), "{said}");
         site.server.run(&["systemctl", "reload", "nginx.service"]);
         site.wait_for_requests(50);
     }

@@ -15,7 +15,13 @@ macro_rules! each_debian {
     };
 }
 
+mod faults;
+mod image;
 mod install;
 mod machine;
 mod nginx;
+mod packages;
 mod shuntd;
+mod steps;
+mod systemd;
+mod units;

@@ -69,7 +69,7 @@ fn a_reload_reads_its_applications_again_and_what_runs_goes_on(debian: Debian) {
     site.server.run(&["systemctl", "reload", "shuntd.service"]);
     until("it is told", || {
         let journal = site.server.journal("shuntd.service");
-        journal.contains("/etc/shunt/apps/shop.toml: ").then_some(())
+        journal.contains("/etc/shunt/apps/shop.toml:1:").then_some(())
     });
     assert!(known());
     assert_eq!(pids(), before);
@@ -103,6 +103,14 @@ fn p8_a_deploy_under_load_loses_no_request_and_runs_as_the_applications_user(deb
     let verdict = watch.end();
     assert_eq!(verdict.failures, 0, "{verdict:?}");
     assert!(verdict.releases["v1"] >= 200 && verdict.releases["v2"] >= 100, "{verdict:?}");
+
+    // Members of the group may deploy, too, and nobody else.
+    site.server.run(&["useradd", "--groups", "shunt", "alice"]);
+    for (user, code) in [("alice", 0), ("nobody", 1)] {
+        let as_user = ["runuser", "--user", user, "--", "shunt", "rollback", "web", "--to", "v2"];
+        let output = site.server.try_run(&as_user);
+        assert_eq!(output.code, code, "{user}: {output:?}");
+    }
 
     let owners = site.server.run(&["ps", "-C", "server", "-o", "user="]);
     assert_eq!(
@@ -173,6 +181,30 @@ fn p9_applications_serve_on_when_it_is_killed_and_it_takes_them_over(debian: Deb
     assert_eq!(verdict.failures, 0, "{verdict:?}");
 }
 
+fn p9_a_restart_of_it_leaves_applications_alone_and_a_stop_ends_them(debian: Debian) {
+    let site = deployed(debian);
+    let application = site.server.run(&["pgrep", "-x", "server"]);
+    let watch = site.watch();
+    site.wait_for_requests(100);
+    for _ in 0..3 {
+        site.server.run(&["systemctl", "restart", "shuntd.service"]);
+        site.wait_for_requests(50);
+    }
+    // The very process that served all the time, and the WebSocket to it.
+    assert_eq!(site.server.run(&["pgrep", "-x", "server"]), application);
+    let journal = site.server.journal("shuntd.service");
+    // The first time when it got its application.
+    assert_eq!(journal.matches("what runs is left to the next one").count(), 1 + 3, "{journal}");
+    deploy(&site, "v2");
+    let verdict = watch.end();
+    assert_eq!(verdict.failures, 0, "{verdict:?}");
+
+    site.server.run(&["systemctl", "stop", "shuntd.service"]);
+    assert_eq!(site.server.try_run(&["pgrep", "-x", "server"]).code, 1, "it has ended");
+    site.server.run(&["systemctl", "start", "shuntd.service"]);
+    until("v2 runs again", || (site.answering() == "v2").then_some(()));
+}
+
 each_debian!(
     the_first_command_starts_it_and_a_restart_is_not_noticed,
     a_reload_reads_its_applications_again_and_what_runs_goes_on,
@@ -180,4 +212,5 @@ each_debian!(
     p8_a_deploy_under_load_loses_no_request_and_runs_as_the_applications_user,
     its_hardening_allows_what_applications_need,
     p9_applications_serve_on_when_it_is_killed_and_it_takes_them_over,
+    p9_a_restart_of_it_leaves_applications_alone_and_a_stop_ends_them,
 );

@@ -13,9 +13,10 @@ use shunt_tests::nginx::{Nginx, Setup};
 use crate::markdown::{Block, documents};
 
 /// Languages that are tested, here or elsewhere, and those of which nothing can be.
-const LANGUAGES: [&str; 8] = ["json", "nginx", "promql", "rust", "sh", "text", "toml", "yaml"];
+const LANGUAGES: [&str; 9] =
+    ["js", "json", "nginx", "promql", "rust", "sh", "text", "toml", "yaml"];
 
-fn blocks(language: &str) -> Vec<Block> {
+pub fn blocks(language: &str) -> Vec<Block> {
     let all = documents().into_iter().flat_map(|document| document.blocks());
     all.filter(|block| block.language() == language).collect()
 }
@@ -110,18 +111,46 @@ fn every_refusal_is_what_nginx_says(build: &Build) {
     assert!(tested >= 8);
 }
 
+/// The user of an example need not exist here.
+fn nobody(line: &str) -> String {
+    match line.split_once('=') {
+        Some((name, _)) if name.trim() == "user" => "user = \"nobody\"\n".to_owned(),
+        _ => format!("{line}\n"),
+    }
+}
+
+/// A whole file of an application, with what an example leaves out because it has been said before.
+pub fn application(text: &str) -> String {
+    let text: String = text.lines().map(nobody).collect();
+    let at = text.find("[").filter(|_| text.starts_with('[')).or_else(|| text.find("\n["));
+    let (root, sections) = text.split_at(at.unwrap_or(text.len()));
+    let key = |line: &str| line.split('=').next().unwrap_or_default().trim().to_owned();
+    let missing = |text: &str, lines: &[&str]| -> String {
+        let there: Vec<_> = text.lines().map(key).collect();
+        let missing = lines.iter().filter(|line| !there.contains(&key(line)));
+        missing.map(|line| format!("{line}\n")).collect()
+    };
+    let base = ["name = \"web\"", "root = \"/srv/web\"", "nginx = \"unix:/run/n.sock\""];
+    let run = ["command = [\"./server\"]", "slots = [\"127.0.0.1:3001\", \"127.0.0.1:3002\"]"];
+    // Of other runners there is no command.
+    let is_other = |line: &str| key(line) == "unit" || line.contains("\"external\"");
+    let run = if text.lines().any(is_other) { &run[1..] } else { &run };
+    let root = format!("{}{root}", missing(root, &base));
+    match sections.split_once("[run]\n") {
+        Some((before, after)) => {
+            let end = after.find("\n[").unwrap_or(after.len());
+            format!("{root}{before}[run]\n{}{after}", missing(&after[..end], run))
+        }
+        None => format!("{root}{sections}\n[run]\n{}", missing("", run)),
+    }
+}
+
 #[test]
 fn every_configuration_of_the_helper_is_accepted() {
     let blocks = blocks("toml");
-    assert!(!blocks.is_empty());
+    assert!(blocks.len() > 60);
     for block in blocks {
-        // The user of the example need not exist here.
-        let line = |line: &str| match line.split_once('=') {
-            Some((name, _)) if name.trim() == "user" => "user = \"nobody\"\n".to_owned(),
-            _ => format!("{line}\n"),
-        };
-        let text: String = block.text.lines().map(line).collect();
-        if let Err(error) = App::parse(&text) {
+        if let Err(error) = App::parse(&application(&block.text)) {
             panic!("{}\n{error}", block.place);
         }
     }

@@ -5,6 +5,7 @@
 #[macro_use]
 extern crate shunt_tests;
 
+mod configuration;
 mod examples;
 mod links;
 mod markdown;
@@ -12,3 +13,4 @@ mod metrics;
 mod openapi;
 mod reference;
 mod shell;
+mod versions;

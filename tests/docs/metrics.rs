@@ -56,16 +56,20 @@ fn every_family_of_the_page_is_described_with_its_labels_and_no_other(build: &Bu
     let body = br#"{"release":"b","share":0.5}"#;
     assert_eq!(admin.ask("PUT", "/v1/upstreams/web/canary", &[], body).status, 200);
     let page = admin.ask("GET", "/metrics", &[], b"").text();
-    assert_eq!(described(), families(&page));
+    let mut described = described();
+    // Those of shuntd are held against its page by its own tests.
+    described.retain(|family, _| !family.starts_with("shuntd_"));
+    assert_eq!(described, families(&page));
 }
 
-/// The names of the module's series in questions, or in the expressions of alerts.
+/// The names of series in questions, or in the expressions of alerts.
 fn used(text: &str) -> BTreeSet<String> {
     let is_prose = |line: &&str| line.starts_with('#') || line.trim().starts_with("description:");
     let lines: Vec<&str> = text.lines().filter(|line| !is_prose(line)).collect();
     let text = lines.join("\n");
     let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
-    words.filter(|word| word.starts_with("shunt_")).map(ToOwned::to_owned).collect()
+    let is_series = |word: &&str| word.starts_with("shunt_") || word.starts_with("shuntd_");
+    words.filter(is_series).map(ToOwned::to_owned).collect()
 }
 
 #[test]

@@ -1,6 +1,10 @@
 //! `nginx -t` finds every mistake and says where it is and what to do.
 
-use shunt_tests::build::Build;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use shunt_tests::build::{self, Build};
 use shunt_tests::nginx::{Nginx, Setup};
 
 /// A configuration, and what NGINX must say of it. `%HERE%` marks the line that must be named.
@@ -10,6 +14,18 @@ struct Mistake {
 }
 
 const MISTAKES: &[Mistake] = &[
+    Mistake {
+        http: "shunt_zone one:1m state=%STATE%;\nshunt_zone two:1m state=%FOLDER%/state/../state//state.json; #%HERE%\n",
+        says: &["zone \"one\" has the same state file"],
+    },
+    Mistake {
+        http: "shunt_zone shunt:1m;\nupstream web {\nshunt; #%HERE%\nserver 255.255.255.255:1; }",
+        says: &["address \"255.255.255.255:1\" cannot be read"],
+    },
+    Mistake {
+        http: "shunt_zone shunt:1m;\nserver {\nlisten 127.0.0.1:%PORT%;\nlocation / {\nshunt_api write=on token_file=/dev/zero; #%HERE%\n} }",
+        says: &["cannot read token file \"/dev/zero\": it is not a file"],
+    },
     Mistake {
         http: "upstream web {\nshunt; #%HERE%\nserver 127.0.0.1:1; }",
         says: &["\"shunt\" needs a zone", "add \"shunt_zone shunt:1m;\""],
@@ -145,7 +161,71 @@ fn what_is_right_is_accepted(build: &Build) {
     }
 }
 
+fn a_token_that_no_server_asks_for_is_warned_of(build: &Build) {
+    let folder = tempfile::tempdir().unwrap();
+    let token = folder.path().join("token");
+    std::fs::write(&token, "correct-horse-battery\n").unwrap();
+    std::fs::set_permissions(&token, std::fs::Permissions::from_mode(0o600)).unwrap();
+    for (listen, warned) in [
+        ("listen unix:%FOLDER%/x.sock;", true),
+        ("listen 127.0.0.1:%PORT%;", false),
+        ("listen unix:%FOLDER%/x.sock; listen 127.0.0.1:%PORT%;", false),
+    ] {
+        let http = format!(
+            "shunt_zone shunt:1m;\nserver {{ {listen} location / {{\n\
+             shunt_api write=on token_file={}; }} }}",
+            token.display()
+        );
+        let nginx = Nginx::prepare(build, Setup { http, workers: 1 });
+        let (good, said) = nginx.test();
+        assert!(good, "{listen}\n{said}");
+        let warning = said.contains("[warn]") && said.contains("\"token_file=\" has no effect");
+        assert_eq!(warning, warned, "{listen}\n{said}");
+    }
+}
+
+/// Compiles a module with a method of its own, `foreign`.
+fn foreign_module(build: &Build, folder: &Path) -> PathBuf {
+    let built = build::folder().join(&build.version);
+    // As Debian's sources lie, or as upstream's do.
+    let (objs, source) = match built.join("source") {
+        source if source.exists() => (source.join("objs"), source),
+        _ => (built.join("objs"), built.join("objs/source")),
+    };
+    let module = folder.join("foreign.so");
+    let mut cc = Command::new("cc");
+    cc.args(["-shared", "-fPIC", "-o"]).arg(&module);
+    cc.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("e2e/config/foreign.c"));
+    cc.arg("-I").arg(objs);
+    for headers in ["core", "event", "event/modules", "event/quic", "os/unix", "http"] {
+        cc.arg("-I").arg(source.join("src").join(headers));
+    }
+    for headers in ["http/modules", "http/v2", "http/v3"] {
+        cc.arg("-I").arg(source.join("src").join(headers));
+    }
+    let output = cc.output().expect("cc runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    module
+}
+
+fn a_method_of_another_module_is_refused(build: &Build) {
+    let folder = tempfile::tempdir().unwrap();
+    let module = foreign_module(build, folder.path());
+    let start = |upstream: &str| {
+        let mut nginx = Nginx::prepare(build, Setup::standard(upstream));
+        let load = format!("load_module {};\n{}", module.display(), nginx.main());
+        nginx.set_main(&load);
+        nginx.test()
+    };
+    let (good, said) = start("upstream web { foreign; server 127.0.0.1:1; }");
+    assert!(good, "{said}");
+    let (good, said) = start("upstream web { foreign; shunt; server 127.0.0.1:1; }");
+    assert!(!good && said.contains("the one above it is another module's"), "{said}");
+}
+
 each_nginx!(
+    a_token_that_no_server_asks_for_is_warned_of,
+    a_method_of_another_module_is_refused,
     every_mistake_is_named_with_its_line_and_cure,
     a_zone_that_is_full_names_the_size_that_would_do,
     what_is_right_is_accepted,

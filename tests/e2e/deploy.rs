@@ -1,5 +1,7 @@
 //! The helper with real NGINX: deploys, refusals, rollbacks, crashes.
 
+use std::time::Duration;
+
 use rustix::process::Signal;
 use shunt_tests::build::Build;
 use shunt_tests::helper::{DEADLINE, Daemon};
@@ -85,7 +87,7 @@ fn p7_a_second_deploy_is_told_of_the_first(build: &Build) {
         });
         let second = daemon.deploy("v3");
         assert_eq!(second.code, 7, "{second:?}");
-        assert!(second.stderr.contains("release \"v2\" since 20"), "{}", second.stderr);
+        assert!(second.stderr.contains("a deploy of release \"v2\""), "{}", second.stderr);
         assert_eq!(first.join().unwrap().code, 4);
     });
 }
@@ -186,6 +188,25 @@ fn p12_old_releases_are_removed_but_none_in_use(build: &Build) {
     assert_eq!(daemon.shunt(&["rollback", "web"]).code, 0);
 }
 
+fn a_deploy_takes_hardly_longer_than_what_it_waits_for(build: &Build) {
+    let (_nginx, daemon) = start(build, "");
+    let overhead = ["v1", "v2", "v3", "v4", "v5"].map(|name| {
+        let from = daemon.release(name).display().to_string();
+        let args = ["--json", "deploy", "web", "--release", name, "--from", &from];
+        let output = daemon.shunt(&args);
+        assert_eq!(output.code, 0, "{output:?}");
+        let end = output.events().last().expect("an end").at;
+        let fetch = output.found("done", "fetch").took.expect("a time");
+        // Between the two checks that it passes it waits.
+        let waits = Duration::from_millis(20);
+        Duration::from_millis(end).saturating_sub(Duration::from_secs_f64(fetch / 1000.0) + waits)
+    });
+    // The application's own start is in it. A machine that has other things to do may have been slow,
+    // but hardly each time.
+    println!("{} adds {overhead:?}", build.version);
+    assert!(overhead.iter().any(|it| *it < Duration::from_millis(100)), "{overhead:?}");
+}
+
 fn a_switch_by_hand_needs_a_running_release(build: &Build) {
     let (_nginx, daemon) = start(build, "");
     deploy(&daemon, "v1");
@@ -208,5 +229,6 @@ each_nginx!(
     a_daemon_that_ends_in_order_starts_its_release_again,
     a_release_that_crashes_later_is_started_again,
     p12_old_releases_are_removed_but_none_in_use,
+    a_deploy_takes_hardly_longer_than_what_it_waits_for,
     a_switch_by_hand_needs_a_running_release,
 );

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use shunt_api::{InFlight, ReleaseState, Upstream};
 use shunt_tests::backend::Backend;
 use shunt_tests::build::Build;
+use shunt_tests::client::Connection;
 use shunt_tests::nginx::{Nginx, Setup};
 use shunt_tests::until;
 
@@ -135,11 +136,46 @@ fn a_wait_for_a_change_answers_when_there_is_one(build: &Build) {
 fn a_client_that_leaves_while_it_waits_is_forgotten(build: &Build) {
     let (nginx, _a, _b) = start(build);
     for _ in 0..50 {
-        let mut client = shunt_tests::client::Connection::unix(&nginx.path("api.sock")).unwrap();
+        let mut client = Connection::unix(&nginx.path("api.sock")).unwrap();
         let target = "/v1/upstreams/web?wait=drained&release=a&timeout=1h";
         client.send("GET", target, &[], b"").unwrap();
     }
     // A reload ends only when the old workers have nothing left, so the waits must be gone.
+    nginx.reload();
+    until("the old workers end", || {
+        (shunt_tests::process::children(nginx.master()).len() == 4).then_some(())
+    });
+    assert_eq!(nginx.complaints(), [] as [String; 0]);
+}
+
+fn a_wait_whose_body_comes_late_is_answered_at_its_time(build: &Build) {
+    let (mut nginx, _a, _b) = start(build);
+    let http = format!("{} lingering_timeout 20ms;", nginx.http());
+    nginx.set_http(&http);
+    nginx.reload();
+    let connect = || Connection::unix(&nginx.path("api.sock")).unwrap();
+    let head = |timeout: &str| {
+        format!(
+            "GET /v1/upstreams/web?wait=change&generation=1&timeout={timeout} HTTP/1.1\r\n\
+             Host: x\r\nContent-Length: 20\r\n\r\n"
+        )
+    };
+    // The whole body comes while it waits, or only half of it, or that after the answer.
+    for (meanwhile, afterwards) in [(20, 0), (10, 0), (10, 10)] {
+        let mut client = connect();
+        client.raw(head("300ms").as_bytes()).unwrap();
+        let _ = nginx.admin().index();
+        client.raw(&b"xxxxxxxxxxxxxxxxxxxx"[..meanwhile]).unwrap();
+        assert_eq!(client.receive().unwrap().status, 200, "{meanwhile} + {afterwards}");
+        if meanwhile + afterwards == 20 {
+            client.raw(&b"xxxxxxxxxxxxxxxxxxxx"[..afterwards]).unwrap();
+            assert_eq!(client.ask("GET", "/v1/", b"").unwrap().status, 200);
+        }
+    }
+    // And whoever leaves without having sent it is forgotten.
+    for _ in 0..10 {
+        connect().raw(head("1h").as_bytes()).unwrap();
+    }
     nginx.reload();
     until("the old workers end", || {
         (shunt_tests::process::children(nginx.master()).len() == 4).then_some(())
@@ -172,5 +208,6 @@ each_nginx!(
     at_its_timeout_a_wait_answers_with_what_is,
     a_wait_for_a_change_answers_when_there_is_one,
     a_client_that_leaves_while_it_waits_is_forgotten,
+    a_wait_whose_body_comes_late_is_answered_at_its_time,
     p2_a_wait_outlives_a_reload,
 );

@@ -66,6 +66,25 @@ fn requests_wait_until_the_resume_and_bodies_arrive_whole(build: &Build) {
     assert_eq!((state.parked, state.parked_total, state.hold), (0, 41, None));
 }
 
+fn an_upstream_says_whether_a_location_parks_requests_for_it(build: &Build) {
+    let a = Backend::start("a", 1);
+    let upstreams = format!(
+        "upstream web {{ shunt;\n{0} }} upstream shop {{ shunt;\n{0} }} upstream blog {{ shunt;\n{0} }} \
+         server {{ listen unix:%FOLDER%/other.sock; location /a {{ shunt_hold off; }} \
+         location /b {{ shunt_hold web; shunt_hold blog; }} }}",
+        a.lines()
+    );
+    let mut nginx = Nginx::start(build, Setup::standard(&upstreams));
+    let holdable = ["web", "shop", "blog"].map(|name| nginx.admin().state(name).holdable);
+    assert_eq!(holdable, [true, false, true]);
+    // The next configuration may say something else.
+    let without = nginx.http().replace("shunt_hold blog;", "");
+    nginx.set_http(&without);
+    nginx.reload();
+    let holdable = ["web", "shop", "blog"].map(|name| nginx.admin().state(name).holdable);
+    assert_eq!(holdable, [true, false, false]);
+}
+
 fn requests_are_let_go_in_the_order_of_their_arrival(build: &Build) {
     const REQUESTS: u64 = 30;
     // It takes connections one after the other, in the order in which they were made.
@@ -202,5 +221,6 @@ each_nginx!(
     no_more_wait_than_may_and_none_for_longer,
     a_hold_ends_by_itself,
     nothing_waits_where_no_hold_is_configured,
+    an_upstream_says_whether_a_location_parks_requests_for_it,
     holds_under_load_cost_no_request,
 );

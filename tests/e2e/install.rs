@@ -68,19 +68,44 @@ fn a_package_has_every_file_where_debian_wants_it() {
         ("usr/lib/systemd/system/shuntd.service", "644"),
         ("usr/lib/systemd/system/shuntd.socket", "644"),
         ("usr/lib/sysusers.d/shunt.conf", "644"),
+        ("usr/lib/tmpfiles.d/mod-http-shunt.conf", "644"),
         ("usr/lib/tmpfiles.d/shunt.conf", "644"),
+        ("usr/share/bash-completion/completions/shunt", "644"),
         ("usr/share/doc/shunt/CHANGELOG.md", "644"),
         ("usr/share/doc/shunt/LICENSE", "644"),
         ("usr/share/doc/shunt/README.md", "644"),
         ("usr/share/doc/shunt/examples/nginx.conf", "644"),
+        ("usr/share/doc/shunt/examples/web-systemd.toml", "644"),
         ("usr/share/doc/shunt/examples/web.toml", "644"),
         ("usr/share/doc/shunt/examples/web@.service", "644"),
         ("usr/share/doc/shunt/examples/web@.socket", "644"),
+        ("usr/share/fish/vendor_completions.d/shunt.fish", "644"),
+        ("usr/share/man/man8/shuntd.8", "644"),
         ("usr/share/nginx/modules-available/mod-http-shunt.conf", "644"),
+        ("usr/share/zsh/vendor-completions/_shunt", "644"),
     ];
     let expected: BTreeMap<_, _> =
         expected.into_iter().map(|(path, what)| (path.to_owned(), what.to_owned())).collect();
-    assert_eq!(list(root.path()), expected);
+    let (documents, rest): (BTreeMap<_, _>, BTreeMap<_, _>) = list(root.path())
+        .into_iter()
+        .partition(|(path, _)| path.starts_with("usr/share/doc/shunt/docs/"));
+    let (pages, rest): (BTreeMap<_, _>, BTreeMap<_, _>) =
+        rest.into_iter().partition(|(path, _)| path.starts_with("usr/share/man/man1/"));
+    assert_eq!(rest, expected);
+    for document in ["guide.md", "helper.md", "openapi/daemon.json", "schema/app.json"] {
+        let what = documents.get(&format!("usr/share/doc/shunt/docs/{document}"));
+        assert_eq!(what.map(String::as_str), Some("644"), "{document}: {documents:?}");
+    }
+    // One page for each command, and that of the command line.
+    for page in ["shunt", "shunt-deploy", "shunt-rollback", "shunt-status", "shunt-man"] {
+        let what = pages.get(&format!("usr/share/man/man1/{page}.1"));
+        assert_eq!(what.map(String::as_str), Some("644"), "{page}: {pages:?}");
+    }
+    let read = |path: &str| fs::read_to_string(root.path().join(path)).unwrap();
+    assert!(read("usr/share/man/man1/shunt.1").contains("EXIT STATUS"));
+    assert!(read("usr/share/bash-completion/completions/shunt").contains("complete -F _shunt"));
+    assert!(read("usr/share/zsh/vendor-completions/_shunt").starts_with("#compdef shunt\n"));
+    assert!(read("usr/share/fish/vendor_completions.d/shunt.fish").contains("complete -c shunt"));
     assert!(root.path().join("etc/shunt/apps").is_dir(), "a place for applications");
     let installed = root.path().join("usr/lib/nginx/modules/ngx_http_shunt_module.so");
     let built = build::folder().join("1.28.3/ngx_http_shunt_module.so");
@@ -104,13 +129,16 @@ fn places_that_are_named_are_used_and_written_into_the_files() {
     must("install", root.path(), &variables);
     let read = |path: &str| fs::read_to_string(root.path().join(path)).unwrap();
     assert!(
-        read("etc/systemd/system/shuntd.service").contains("\nExecStart=/opt/shunt/bin/shuntd\n")
+        read("etc/systemd/system/shuntd.service")
+            .contains("\nExecStart=/opt/shunt/bin/shuntd --group shunt\n")
     );
-    let folders = read("usr/lib/tmpfiles.d/shunt.conf");
+    let folders = read("usr/lib/tmpfiles.d/mod-http-shunt.conf");
     assert!(folders.contains("\nd /var/lib/nginx/shunt  0700 nginx root -"), "{folders}");
     assert!(root.path().join("opt/nginx/modules/ngx_http_shunt_module.so").exists());
     // What has no place of its own is below the prefix of what an administrator installs himself.
-    assert!(root.path().join("usr/local/share/doc/shunt/README.md").exists());
+    for file in ["doc/shunt/README.md", "man/man8/shuntd.8", "zsh/site-functions/_shunt"] {
+        assert!(root.path().join("usr/local/share").join(file).exists(), "{file}");
+    }
 }
 
 #[test]

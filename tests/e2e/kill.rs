@@ -116,32 +116,68 @@ fn p4_more_workers_than_rows_leave_nothing_behind_either(build: &Build) {
     let upstream = format!("upstream web {{ shunt;\n{}{} }}", a.lines(), b.lines());
     // The zone is made for one worker, and has 16 rows.
     let mut nginx = Nginx::start(build, Setup { workers: 1, ..Setup::standard(&upstream) });
-    nginx.set_workers(20);
+    nginx.set_workers(64);
     nginx.reload();
-    assert!(nginx.log().contains("this one shares a counter"), "it is logged");
+    let admin = nginx.admin();
+    until("the old worker ends", || (admin.index().workers == 64).then_some(()));
     a.hold();
-    let mut held: Vec<_> = (0..60).map(|_| nginx.connect()).collect();
+    let mut held: Vec<_> = (0..100).map(|_| nginx.connect()).collect();
     for connection in &mut held {
         connection.send("GET", "/held", &[], b"").unwrap();
     }
-    until("the requests are held", || (a.held() == 60).then_some(()));
-    let admin = nginx.admin();
+    until("the requests are held", || (a.held() == 100).then_some(()));
     admin.switch("web", "b", None).unwrap();
-    assert_eq!(admin.in_flight("web", "a").requests, 60);
-    for worker in nginx.workers() {
-        signal(worker, Signal::KILL);
+    assert_eq!(admin.in_flight("web", "a").requests, 100);
+    // Half of them, so that every bank has workers that live.
+    for worker in nginx.workers().iter().step_by(2) {
+        signal(*worker, Signal::KILL);
+    }
+    until("new workers", || (nginx.workers().len() == 64).then_some(()));
+    // What is still in flight is what those have that live: it is answered.
+    a.let_go();
+    for connection in &mut held {
+        // Those of the killed are cut off.
+        let _ = connection.receive();
     }
     until("nothing is in flight", || {
         let response = admin.try_ask("GET", "/v1/upstreams/web", &[], b"").ok()?;
         let state: shunt_api::Upstream = serde_json::from_slice(&response.body).ok()?;
         (state.release("a")?.in_flight.total() == 0).then_some(())
     });
-    a.let_go();
+    let wait = "/v1/upstreams/web?wait=drained&release=a&timeout=20s";
+    assert_eq!(admin.ask("GET", wait, &[], b"").status, 200);
+    assert_eq!(admin.index().workers, 64);
+    // With fewer workers again, there is room for as many releases as before.
+    let room = |nginx: &Nginx| nginx.admin().index().zones[0].releases.capacity;
+    let before = room(&nginx);
+    nginx.set_workers(1);
+    // First the 64 end, then the one that counts in the place that they had left.
+    for _ in 0..3 {
+        nginx.reload();
+        until("the others end", || (nginx.admin().index().workers == 1).then_some(()));
+    }
+    assert!(room(&nginx) > before, "{} {before}", room(&nginx));
+    assert!(nginx.complaints().iter().all(|line| line.contains("signal 9")));
+}
+
+fn p4_a_reload_with_more_workers_than_there_is_room_for_is_refused(build: &Build) {
+    let (a, b) = (Backend::start("a", 1), Backend::start("b", 1));
+    let upstream = format!("upstream web {{ shunt;\n{}{} }}", a.lines(), b.lines());
+    let mut setup = Setup { workers: 1, ..Setup::standard(&upstream) };
+    setup.http = setup.http.replace("shunt:1m", "shunt:32k");
+    let mut nginx = Nginx::start(build, setup);
+    nginx.set_workers(200);
+    let said = nginx.reload_refused();
+    assert!(said.contains("workers do not fit into zone \"shunt\""), "{said}");
+    assert!(said.contains("would do, or wait until old workers have ended"), "{said}");
+    nginx.admin().switch("web", "b", None).unwrap();
+    assert_eq!(nginx.connect().ask("GET", "/", b"").unwrap().release(), "b");
 }
 
 each_nginx!(
     p4_workers_killed_during_reloads_do_not_hang_the_master,
     p4_more_workers_than_rows_leave_nothing_behind_either,
+    p4_a_reload_with_more_workers_than_there_is_room_for_is_refused,
     p4_fifty_killed_workers_leave_nothing_behind,
     p4_requests_of_a_killed_worker_do_not_hold_up_a_drain,
 );

@@ -200,7 +200,31 @@ fn p5_without_a_place_for_the_state_a_change_is_refused(build: &Build) {
     check(&f.nginx);
 }
 
+/// `master_process off;`: one process is all there is.
+fn p5_without_a_master_everything_but_a_reload_works(build: &Build) {
+    let backends = ["a", "b"].map(|release| Backend::start(release, 1));
+    let lines: String = backends.iter().map(Backend::lines).collect();
+    let Setup { http, .. } = Setup::standard(&format!("upstream web {{ shunt;\n{lines} }}"));
+    let mut nginx = Nginx::prepare(build, Setup { http, workers: 0 });
+    nginx.set_main(&format!("master_process off;\n{}", nginx.main()));
+    nginx.run();
+    let answer = |nginx: &Nginx| nginx.connect().ask("GET", "/", b"").unwrap().release().to_owned();
+    assert_eq!(answer(&nginx), "a");
+    nginx.admin().switch("web", "b", None).unwrap();
+    assert_eq!(answer(&nginx), "b");
+    let wait = "/v1/upstreams/web?wait=drained&release=a&timeout=10s";
+    assert_eq!(nginx.admin().ask("GET", wait, &[], b"").status, 200);
+    let state = nginx.admin().state("web");
+    let requests: Vec<u64> = state.releases.iter().map(|r| r.requests).collect();
+    assert_eq!((state.generation, requests), (2, vec![1, 1]));
+    assert!(state.releases.iter().all(|r| r.in_flight.requests == 0), "{state:?}");
+    nginx.quit();
+    nginx.run();
+    assert_eq!(answer(&nginx), "b");
+}
+
 each_nginx!(
+    p5_without_a_master_everything_but_a_reload_works,
     p5_a_reload_keeps_the_state_and_loses_no_request,
     p5_a_restart_keeps_the_state,
     p5_a_reload_that_fails_changes_nothing,

@@ -1,5 +1,5 @@
 //! A switchable upstream works with every protocol that NGINX speaks to an upstream; gRPC is in
-//! `http2.rs`, TLS in `tls.rs`.
+//! `grpc.rs`, TLS in `tls.rs`.
 
 use std::net::TcpStream;
 

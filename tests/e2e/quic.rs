@@ -1,7 +1,7 @@
 //! An HTTP/3 client, and what a server of NGINX needs for it.
 
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +15,7 @@ use rcgen::{CertificateParams, KeyPair};
 use rustls::RootCertStore;
 use rustls::crypto::ring::default_provider;
 use rustls::pki_types::CertificateDer;
+use shunt_tests::free_port;
 use shunt_tests::nginx::Nginx;
 
 use crate::h2c::soon;
@@ -37,12 +38,11 @@ pub struct Listener {
 impl Listener {
     /// A port, and a certificate that signs itself.
     pub fn new() -> Self {
-        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let key = KeyPair::generate().unwrap();
         let parameters = CertificateParams::new([NAME.to_owned()]).unwrap();
         let certificate = parameters.self_signed(&key).unwrap();
         Self {
-            port: socket.local_addr().unwrap().port(),
+            port: free_port(),
             certificate: certificate.der().clone(),
             pem: certificate.pem(),
             key: key.serialize_pem(),

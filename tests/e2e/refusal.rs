@@ -39,6 +39,8 @@ fn p6_bad_input_changes_nothing(build: &Build) {
         ("PUT", put, &[], servers(r#"{"address":"app.example:80"}"#), 422),
         ("PUT", put, &[], servers(r#"{"address":"127.0.0.1"}"#), 422),
         ("PUT", put, &[], servers(r#"{"address":"unix:relative"}"#), 422),
+        // What NGINX cannot read would be no release.
+        ("PUT", put, &[], servers(r#"{"address":"255.255.255.255:80"}"#), 422),
         ("PUT", put, &[], servers(r#"{"address":"127.0.0.1:80","weight":0}"#), 422),
         ("PUT", put, &[], servers(""), 422),
         // `hash` knows no backup servers.

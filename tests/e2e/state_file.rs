@@ -116,6 +116,24 @@ fn p6_where_a_folder_is_nothing_can_be_changed(build: &Build) {
     nginx.admin().switch("web", "b", None).unwrap();
 }
 
+fn p6_where_a_device_is_nothing_can_be_changed(build: &Build) {
+    let (mut nginx, _backends) = prepare(build);
+    let path = nginx.path("state/state.json");
+    // Not the system's own, which would be gone if this failed.
+    symlink("/dev/null", &path).unwrap();
+    let (good, said) = nginx.test();
+    assert!(good && said.contains("is a device and every change will be refused"), "{said}");
+    nginx.run();
+    let refused = nginx.admin().switch("web", "b", None).unwrap_err();
+    assert_eq!(refused.status, 507);
+    assert!(refused.detail.contains("it is a device"), "{refused}");
+    nginx.reload();
+    assert_eq!(active(&nginx), (1, "a".to_owned()));
+    assert_eq!(fs::read_link(&path).unwrap(), Path::new("/dev/null"));
+    fs::remove_file(&path).unwrap();
+    nginx.admin().switch("web", "b", None).unwrap();
+}
+
 fn p5_a_link_is_read_and_then_replaced_by_a_file(build: &Build) {
     let (mut nginx, _backends) = prepare(build);
     let (path, target) = (nginx.path("state/state.json"), nginx.path("target"));
@@ -216,6 +234,7 @@ each_nginx!(
     p5_a_file_that_cannot_be_read_is_kept_aside,
     p5_what_is_no_file_is_kept_aside_and_does_not_hold_nginx_up,
     p6_where_a_folder_is_nothing_can_be_changed,
+    p6_where_a_device_is_nothing_can_be_changed,
     p5_a_link_is_read_and_then_replaced_by_a_file,
     p6_a_folder_that_workers_may_not_write_to_is_named_at_start,
     a_folder_that_is_missing_is_made_for_the_workers,

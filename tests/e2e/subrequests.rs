@@ -152,6 +152,34 @@ fn includes_come_from_the_release_that_the_page_came_from(build: &Build) {
     assert_eq!(two.nginx.complaints(), [] as [String; 0]);
 }
 
+fn what_goes_wrong_with_a_subrequest_that_was_parked_is_logged_as_its_own(build: &Build) {
+    let two = start(
+        build,
+        "location /main/ { mirror /copy/; proxy_pass http://web/held; }
+         location /copy/ { internal; shunt_hold shop; proxy_pass http://shop/; }",
+    );
+    let admin = two.nginx.admin();
+    let gone = two.nginx.path("gone.sock");
+    assert_eq!(admin.put("shop", "gone", &[format!("unix:{}", gone.display())]).status, 201);
+    two.switch("shop", "gone");
+    let hold = "/v1/upstreams/shop/hold";
+    assert_eq!(admin.ask("PUT", hold, &[], br#"{"timeout":"1h"}"#).status, 200);
+    two.a.hold();
+    std::thread::scope(|scope| {
+        let held = scope.spawn(|| two.get("/main/"));
+        until("the copy is parked", || (admin.state("shop").parked == 1).then_some(()));
+        until("the main request is held", || (two.a.held() == 1).then_some(()));
+        assert_eq!(admin.ask("DELETE", hold, &[], b"").status, 200);
+        let line = until("it is logged", || {
+            let log = two.nginx.log();
+            log.lines().find(|line| line.contains("gone.sock failed")).map(ToOwned::to_owned)
+        });
+        two.a.let_go();
+        assert_eq!(held.join().unwrap().status, 200);
+        assert!(line.contains("subrequest: \"/copy/\""), "{line}");
+    });
+}
+
 fn a_mirror_goes_to_an_upstream_of_its_own(build: &Build) {
     let two = start(
         build,
@@ -308,6 +336,7 @@ each_nginx!(
     an_accel_redirect_leads_to_another_switchable_upstream,
     an_accel_redirect_back_to_the_same_upstream_keeps_the_release,
     includes_come_from_the_release_that_the_page_came_from,
+    what_goes_wrong_with_a_subrequest_that_was_parked_is_logged_as_its_own,
     a_mirror_goes_to_an_upstream_of_its_own,
     an_upgraded_connection_counts_where_its_tunnel_is,
     the_one_who_authorises_is_switched_by_itself,

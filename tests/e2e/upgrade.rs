@@ -68,6 +68,21 @@ fn winch(nginx: &Nginx, master: u32) {
     });
 }
 
+/// Goes back to the old master, whose workers were let end, as NGINX's manual has it: its state is as
+/// it was, and cannot be changed before the new one has ended.
+#[track_caller]
+fn take_back(nginx: &Nginx, old: u32, new: u32, before: &(u32, String)) {
+    signal(old, Signal::HUP);
+    until("new workers of the old one", || (nginx.workers_of(old).len() == 4).then_some(()));
+    winch(nginx, new);
+    // Now the old one answers.
+    assert_eq!(active(nginx), *before);
+    refused(nginx, old, new);
+    signal(new, Signal::QUIT);
+    until("the new one ends", || (!is_running(new)).then_some(()));
+    assert_eq!(active(nginx), *before);
+}
+
 #[track_caller]
 fn switches(nginx: &Nginx) {
     let (generation, _) = active(nginx);
@@ -135,16 +150,7 @@ fn p5_an_upgrade_that_is_taken_back_keeps_the_state(build: &Build) {
     let new = nginx.upgrade();
     winch(&nginx, old);
     refused(&nginx, old, new);
-    // Back to the old one, as NGINX's manual has it.
-    signal(old, Signal::HUP);
-    until("new workers of the old one", || (nginx.workers_of(old).len() == 4).then_some(()));
-    winch(&nginx, new);
-    // Now the old one answers.
-    assert_eq!(active(&nginx), before);
-    refused(&nginx, old, new);
-    signal(new, Signal::QUIT);
-    until("the new one ends", || (!is_running(new)).then_some(()));
-    assert_eq!(active(&nginx), before);
+    take_back(&nginx, old, new, &before);
     nothing_is_lost(&nginx, load);
     switches(&nginx);
     // And once more, as if nothing had been.
@@ -197,14 +203,7 @@ fn without_a_state_file_the_new_binary_starts_from_the_configuration(build: &Bui
     assert_eq!(active(&nginx), (1, "a".to_owned()));
     refused(&nginx, old, new);
     assert!(nginx.log().contains("zone \"shunt\" has no state file: this binary starts from"));
-    signal(old, Signal::HUP);
-    until("new workers of the old one", || (nginx.workers_of(old).len() == 4).then_some(()));
-    winch(&nginx, new);
-    assert_eq!(active(&nginx), before);
-    refused(&nginx, old, new);
-    signal(new, Signal::QUIT);
-    until("the new one ends", || (!is_running(new)).then_some(()));
-    assert_eq!(active(&nginx), before);
+    take_back(&nginx, old, new, &before);
     switches(&nginx);
 
     let new = nginx.upgrade();

@@ -104,7 +104,11 @@ fn p5_a_zone_that_would_be_too_small_is_refused_with_the_size_that_would_do(buil
     }
     let (good, saved) = (two.nginx.http().to_owned(), two.saved());
     two.nginx.set_http(&good.replace("shunt:1m", "shunt:32k"));
+    // As with all that NGINX says of a zone: where the new configuration wants it.
+    let log = two.nginx.path("new.log");
+    two.nginx.set_main(&format!("{}\nerror_log {};", two.nginx.main(), log.display()));
     let said = two.nginx.reload_refused();
+    assert!(fs::read_to_string(log).unwrap().contains("do not fit into zone \"shunt\""));
     assert!(said.contains("upstreams do not fit into zone \"shunt\": the zone is full"), "{said}");
     let advice = said.split("; \"shunt_zone ").nth(1).unwrap().split('"').next().unwrap();
     assert_eq!(two.nginx.admin().state("web").generation, 33);

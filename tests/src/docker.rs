@@ -14,8 +14,11 @@
 //! `scripts/images` builds the images. Whatever was started ends with the test, also when that is
 //! killed.
 
+pub mod compose;
 pub mod container;
 mod engine;
+pub mod job;
+pub mod program;
 mod reaper;
 pub mod site;
 pub mod watch;
@@ -32,19 +35,34 @@ pub enum Debian {
 }
 
 impl Debian {
-    /// Its image, by the id that it was given when it was last built here: a name may mean another
-    /// one meanwhile.
+    /// Its image with Shunt.
     ///
     /// # Panics
     ///
     /// When it was not built.
     #[must_use]
     pub fn image(self) -> String {
+        self.built("")
+    }
+
+    /// Its image without Shunt.
+    ///
+    /// # Panics
+    ///
+    /// When it was not built.
+    #[must_use]
+    pub fn plain_image(self) -> String {
+        self.built("plain-")
+    }
+
+    /// An image, by the id that it was given when it was last built here: a name may mean another one
+    /// meanwhile.
+    fn built(self, kind: &str) -> String {
         let release = match self {
             Self::Bookworm => "bookworm",
             Self::Trixie => "trixie",
         };
-        let path = build::folder().join("docker").join(format!("{release}.id"));
+        let path = build::folder().join("docker").join(format!("{kind}{release}.id"));
         std::fs::read_to_string(&path)
             .unwrap_or_else(|e| panic!("{}: {e}; run \"make test-docker\"", path.display()))
     }

@@ -20,6 +20,19 @@ pub struct Daemon {
     child: Option<Child>,
 }
 
+/// An event of a job, as `shunt --json` prints it.
+#[derive(Debug, Clone, serde::Deserialize)]
+pub struct Event {
+    /// What happened: `step`, `done`, …
+    pub event: String,
+    /// In which step.
+    pub step: Option<String>,
+    /// After how many milliseconds.
+    pub at: u64,
+    /// How many milliseconds it took.
+    pub took: Option<f64>,
+}
+
 /// What `shunt` did.
 #[derive(Debug)]
 pub struct Output {
@@ -31,6 +44,44 @@ pub struct Output {
     pub stderr: String,
 }
 
+impl Output {
+    /// What has happened in a job that was followed with `--json`.
+    ///
+    /// # Panics
+    ///
+    /// When it was not.
+    #[must_use]
+    #[track_caller]
+    pub fn events(&self) -> Vec<Event> {
+        let event = |line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {self:?}"));
+        self.stdout.lines().map(event).collect()
+    }
+
+    /// After how many milliseconds a step was done.
+    ///
+    /// # Panics
+    ///
+    /// When it was not.
+    #[must_use]
+    #[track_caller]
+    pub fn done(&self, step: &str) -> u64 {
+        self.found("done", step).at
+    }
+
+    /// What there is of this kind of a step.
+    ///
+    /// # Panics
+    ///
+    /// When there is none.
+    #[must_use]
+    #[track_caller]
+    pub fn found(&self, event: &str, step: &str) -> Event {
+        let mut events = self.events().into_iter();
+        let found = events.find(|e| e.event == event && e.step.as_deref() == Some(step));
+        found.unwrap_or_else(|| panic!("{event} {step}: {self:?}"))
+    }
+}
+
 impl Daemon {
     /// Starts a daemon for the application `web`, whose upstream is in this NGINX.
     ///
@@ -40,32 +91,76 @@ impl Daemon {
     #[must_use]
     #[track_caller]
     pub fn start(folder: &Path, api: &Path, more: &str) -> Self {
+        Self::with("blue-green", folder, api, more)
+    }
+
+    /// As [`Daemon::start`], with one slot in which releases follow each other.
+    ///
+    /// # Panics
+    ///
+    /// When it does not come up.
+    #[must_use]
+    #[track_caller]
+    pub fn in_place(folder: &Path, api: &Path, more: &str) -> Self {
+        Self::with("in-place", folder, api, more)
+    }
+
+    #[track_caller]
+    fn with(strategy: &str, folder: &Path, api: &Path, more: &str) -> Self {
         let mut daemon = Self { folder: folder.to_owned(), child: None };
         fs::create_dir_all(daemon.path("apps")).expect("a folder");
+        let slots = if strategy == "in-place" { 1 } else { 2 };
+        let slots: Vec<_> = (0..slots).map(|_| format!("\"127.0.0.1:{}\"", free_port())).collect();
+        // Most tests are of something else, and need not wait for it.
+        let guard = if more.contains("[guard]") { "" } else { "[guard]\ntime = \"0s\"" };
         let app = format!(
             r#"
             name = "web"
+            strategy = "{strategy}"
             root = {:?}
             nginx = "unix:{}"
             [run]
             command = ["./server"]
-            slots = ["127.0.0.1:{}", "127.0.0.1:{}"]
+            slots = [{}]
             [health]
             path = "/health"
             interval = "20ms"
             release_header = "X-Release"
             deadline = "{}s"
+            {guard}
             {more}
             "#,
             daemon.path("web"),
             api.display(),
-            free_port(),
-            free_port(),
+            slots.join(", "),
             DEADLINE.as_secs(),
         );
         fs::write(daemon.path("apps/web.toml"), app).expect("its folder");
         daemon.run();
         daemon
+    }
+
+    /// Gives it another application beside `web`, like that one, and lets it read its configuration
+    /// again.
+    ///
+    /// # Panics
+    ///
+    /// When that cannot be written, or is refused.
+    #[track_caller]
+    pub fn add(&self, name: &str) {
+        let web = fs::read_to_string(self.path("apps/web.toml")).expect("the first one");
+        let other = web.lines().map(|line| match line.trim().split(' ').next() {
+            Some("name") => format!("name = {name:?}"),
+            Some("root") => format!("root = {:?}", self.path(name)),
+            Some("slots") => {
+                format!("slots = [\"127.0.0.1:{}\", \"127.0.0.1:{}\"]", free_port(), free_port())
+            }
+            _ => line.to_owned(),
+        });
+        let other: Vec<_> = other.collect();
+        fs::write(self.path(&format!("apps/{name}.toml")), other.join("\n")).expect("a file");
+        signal(self.pid(), Signal::HUP);
+        until("it is known", || (self.shunt(&["status", name]).code == 0).then_some(()));
     }
 
     /// Something in its folder.

@@ -150,6 +150,12 @@ impl Nginx {
         self.write_configuration();
     }
 
+    /// What is outside of all blocks.
+    #[must_use]
+    pub fn main(&self) -> &str {
+        &self.main
+    }
+
     /// Replaces the module's file, or leaves the module out.
     pub fn set_module(&mut self, module: Option<&Path>) {
         self.module = module.map(ToOwned::to_owned);

@@ -3,12 +3,15 @@
 use std::io::Write;
 use std::process::ExitCode;
 
-use clap::Parser;
-use shunt_helper::cli::{self, Cli};
+use clap::FromArgMatches;
+use shunt_helper::cli::{self, Cli, help};
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    match cli::run(Cli::parse()).await {
+    let mut command = help::command();
+    let matches = command.get_matches_mut();
+    let args = Cli::from_arg_matches(&matches).unwrap_or_else(|e| e.format(&mut command).exit());
+    match cli::run(args).await {
         Ok(code) => ExitCode::from(code),
         Err(failure) => {
             if !failure.text.is_empty() {

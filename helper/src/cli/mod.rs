@@ -1,22 +1,38 @@
 //! The command line: one small file for each command.
 
+pub mod canary;
+pub mod check;
 pub mod client;
+pub mod completions;
 pub mod deploy;
+pub mod doctor;
 pub mod follow;
+pub mod help;
+pub mod history;
+pub mod hold;
+pub mod init;
+pub mod logs;
+pub mod man;
+pub mod manual;
+pub mod promote;
+pub mod prune;
+pub mod releases;
 pub mod rollback;
+pub mod show;
 pub mod status;
 pub mod switch;
+mod table;
 pub mod watch;
 
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
-use crate::wire;
+use crate::wire::{self, Order};
 
 /// Releases without downtime: deploy, roll back, watch.
 #[derive(Debug, Parser)]
-#[command(version, after_help = EXIT_CODES)]
+#[command(name = "shunt", version)]
 pub struct Cli {
     /// The socket of shuntd.
     #[arg(long, global = true, default_value = wire::DEFAULT_SOCKET)]
@@ -29,19 +45,6 @@ pub struct Cli {
     pub command: Command,
 }
 
-const EXIT_CODES: &str = "\
-Exit codes:
-  0  done
-  1  failed; with watch: a request failed
-  2  usage or configuration
-  4  the release did not become healthy; nothing was switched
-  5  somebody else switched to another release meanwhile
-  6  NGINX did not answer the order to switch: which release serves is not known, both run
-  7  another job runs for this application
-  8  shuntd or NGINX cannot be reached
-  130  Ctrl-C; a job goes on in shuntd
-  141  nobody reads the output any more; a job goes on in shuntd";
-
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -51,10 +54,40 @@ pub enum Command {
     Rollback(rollback::Args),
     /// Switch to a release that runs.
     Switch(switch::Args),
+    /// Enough was seen: end the canary step, or the guard, that runs, and go on.
+    Promote(promote::Args),
+    /// Take back the job that runs.
+    Abort(promote::Args),
+    /// Send a share of the requests to a release that runs.
+    Canary(canary::Args),
+    /// Let new requests wait.
+    Hold(hold::Args),
+    /// Let requests that wait go on.
+    Resume(hold::ResumeArgs),
     /// Show which release serves, and what runs.
     Status(status::Args),
+    /// Show the releases on disk.
+    Releases(releases::Args),
+    /// Show the last jobs, and how they ended.
+    History(history::Args),
+    /// Show a job, step by step.
+    Show(show::Args),
+    /// Show what a release has said, or its hooks.
+    Logs(logs::Args),
+    /// Remove the oldest releases that nothing needs.
+    Prune(prune::Args),
     /// Ask a URL all the time and tell of every failure: the proof of a deploy.
     Watch(watch::Args),
+    /// Write a configuration to begin with.
+    Init(init::Args),
+    /// Read the configuration as shuntd does, and tell of every mistake.
+    Check(check::Args),
+    /// Find what stands in the way of releases without downtime.
+    Doctor(doctor::Args),
+    /// Print what completes its commands in a shell.
+    Completions(completions::Args),
+    /// Print or write the manual pages.
+    Man(man::Args),
 }
 
 /// Why a command has failed, and its exit code.
@@ -92,6 +125,13 @@ pub fn print(text: impl std::fmt::Display) -> Result<(), Failure> {
     })
 }
 
+/// Tells whoever looks of something that is not as it should be, beside the output.
+fn warn(text: impl std::fmt::Display) {
+    use std::io::Write;
+    // There is nobody else to tell.
+    let _ = writeln!(std::io::stderr(), "warning: {text}");
+}
+
 /// One line of JSON.
 fn json(value: &impl serde::Serialize) -> String {
     serde_json::to_string(value).unwrap_or_default() + "\n"
@@ -108,7 +148,22 @@ pub async fn run(cli: Cli) -> Result<u8, Failure> {
         Command::Deploy(args) => deploy::run(&client, &args, cli.json).await,
         Command::Rollback(args) => rollback::run(&client, &args, cli.json).await,
         Command::Switch(args) => switch::run(&client, &args, cli.json).await,
+        Command::Promote(args) => promote::run(&client, &args, Order::Promote, cli.json).await,
+        Command::Abort(args) => promote::run(&client, &args, Order::Abort, cli.json).await,
+        Command::Canary(args) => canary::run(&client, &args, cli.json).await,
+        Command::Hold(args) => hold::hold(&client, &args, cli.json).await,
+        Command::Resume(args) => hold::resume(&client, &args, cli.json).await,
         Command::Status(args) => status::run(&client, &args, cli.json).await,
+        Command::Releases(args) => releases::run(&client, &args, cli.json).await,
+        Command::History(args) => history::run(&client, &args, cli.json).await,
+        Command::Show(args) => show::run(&client, &args, cli.json).await,
+        Command::Logs(args) => logs::run(&client, &args, cli.json).await,
+        Command::Prune(args) => prune::run(&client, &args, cli.json).await,
+        Command::Init(args) => init::run(&args, cli.json),
+        Command::Check(args) => check::run(&args, cli.json),
+        Command::Doctor(args) => doctor::run(&client, args, cli.json).await,
+        Command::Completions(args) => completions::run(&args),
+        Command::Man(args) => man::run(&args),
         Command::Watch(args) => watch::run(args, cli.json).await,
     }
 }

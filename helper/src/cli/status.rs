@@ -4,6 +4,8 @@ use shunt_api::{InFlight, ReleaseName};
 
 use super::Failure;
 use super::client::Client;
+use crate::clock::Span;
+use crate::nginx;
 use crate::wire::{AppStatus, Apps, SlotStatus, exit};
 
 /// What it takes.
@@ -49,6 +51,21 @@ fn show(app: &AppStatus) -> String {
         }
     }
     line("previous", name(&app.previous));
+    if let Some(canary) = &app.canary {
+        line("canary", format!("{}  gets {} of the requests", canary.release, canary.share));
+    }
+    if let Some(hold) = &app.hold {
+        line(
+            "hold",
+            match app.holdable {
+                Some(false) => nginx::unheld(&app.upstream),
+                _ => {
+                    let left = Span(hold.ends_in.duration());
+                    format!("new requests wait, for {left} at most")
+                }
+            },
+        );
+    }
     for slot in &app.slots {
         let what = match &slot.release {
             None => "free".to_owned(),
@@ -64,7 +81,9 @@ fn show(app: &AppStatus) -> String {
         }
     }
     if let Some(job) = &app.job {
-        line("job", format!("{} ({} \"{}\") since {}", job.job, job.kind, job.release, job.since));
+        let step = job.step.map_or_else(String::new, |step| format!(", at the step {step}"));
+        let (kind, release) = (job.kind, &job.release);
+        line("job", format!("{} ({kind} \"{release}\") since {}{step}", job.job, job.since));
     }
     out
 }
@@ -81,10 +100,16 @@ fn about(app: &AppStatus, release: &ReleaseName, slot: Option<&SlotStatus>) -> S
     if let Some(InFlight { requests, upgraded }) = known.map(|known| known.in_flight) {
         parts.push(format!("in flight: {requests} requests, {upgraded} upgraded"));
     }
-    match slot.map(|slot| (slot.pid, slot.restarts)) {
-        Some((Some(pid), 0)) => parts.push(format!("pid {pid}")),
-        Some((Some(pid), n)) => parts.push(format!("pid {pid}, started again {n} times")),
-        Some((None, _)) => parts.push("its process ended and is started again".to_owned()),
+    match slot.filter(|slot| !slot.listens).map(|slot| (slot.runs, slot.pid, slot.restarts)) {
+        Some((true, Some(pid), 0)) => parts.push(format!("pid {pid}")),
+        Some((true, Some(pid), n)) => parts.push(format!("pid {pid}, started again {n} times")),
+        Some((true, None, _)) => parts.push("somebody else runs it".to_owned()),
+        Some((false, ..)) => parts.push("its process ended and is started again".to_owned()),
+        None if slot.is_some() => {
+            parts.push(
+                "stopped, but its socket listens: a connection or a rollback starts it".to_owned(),
+            );
+        }
         None => {}
     }
     parts.join("; ")

@@ -13,6 +13,8 @@ pub struct Args {
     pub app: ReleaseName,
     /// The release, which must be running.
     pub release: ReleaseName,
+    #[command(flatten)]
+    follow: follow::Follow,
 }
 
 /// Runs it.
@@ -23,5 +25,5 @@ pub struct Args {
 pub async fn run(client: &Client, args: &Args, json: bool) -> Result<u8, Failure> {
     let body = SwitchRequest { release: args.release.clone() };
     let started: Started = client.post(&format!("/v1/apps/{}/switch", args.app), &body).await?;
-    follow::run(client, &started, json).await
+    follow::run(client, &started, args.follow, json).await
 }

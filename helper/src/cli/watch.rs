@@ -10,7 +10,6 @@ use crate::wire::exit;
 
 /// What it takes.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example:\n  shunt watch http://localhost/ --post /echo --websocket /ws")]
 pub struct Args {
     /// The URL to ask for: http:// and an IP address or localhost.
     pub url: String,

@@ -2,29 +2,33 @@
 
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, de};
 use shunt_api::Portion;
 
-use super::field;
+use super::{field, schema};
 
 /// How a new release gets more and more of the requests, before it gets them all.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, expecting = "a section, as in [canary]")]
 pub struct Canary {
     /// One after the other, each with a larger share than the one before.
     #[serde(deserialize_with = "steps")]
+    #[schemars(length(min = 1))]
     pub steps: Vec<Step>,
 }
 
 /// One step.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, expecting = "a step, as in { share = 0.05, time = \"5m\" }")]
 pub struct Step {
     /// The share that the new release gets: more than 0, less than 1.
     #[serde(deserialize_with = "share")]
+    #[schemars(with = "f64", extend("exclusiveMinimum" = 0, "exclusiveMaximum" = 1))]
     pub share: Portion,
     /// How long it is watched with that.
     #[serde(deserialize_with = "field::some_time")]
+    #[schemars(with = "schema::SomeTime")]
     pub time: Duration,
 }
 

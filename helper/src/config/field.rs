@@ -8,8 +8,9 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, de};
-use shunt_api::{Address, NginxTime};
+use shunt_api::NginxTime;
 
+use super::run::Slot;
 use crate::runner::user::User;
 
 /// Reads a value and gives it on, unless there is something wrong with it.
@@ -51,16 +52,36 @@ pub(super) fn command<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<String>, D:
     })
 }
 
-pub(super) fn slots<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<Address>, D::Error> {
-    checked(d, |slots: &Vec<Address>| {
-        if slots.len() < 2 {
-            return Err("needs two slots or more, one of which is free".to_owned());
+pub(super) fn slots<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<Slot>, D::Error> {
+    checked(d, |slots: &Vec<Slot>| {
+        if slots.is_empty() {
+            return Err("needs a slot".to_owned());
         }
         match slots.iter().enumerate().find(|(i, slot)| slots[..*i].contains(slot)) {
             Some((_, slot)) => Err(format!("{slot} is there twice")),
             None => Ok(()),
         }
     })
+}
+
+/// The name of a template of systemd's, before the `@`.
+pub(super) fn some_unit<'de, D: Deserializer<'de>>(d: D) -> Result<Option<String>, D::Error> {
+    let name = checked(d, |name: &String| {
+        if let Some((stem, _)) = name.split_once('@') {
+            return Err(format!(
+                "write {stem:?}, for the templates {stem}@.service and {stem}@.socket"
+            ));
+        }
+        // `unit_name_is_valid` of systemd's, and of its length what an instance leaves.
+        let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b':' | b'-' | b'_' | b'.');
+        match !name.is_empty() && name.len() <= 128 && name.bytes().all(plain) {
+            true => Ok(()),
+            false => Err(format!(
+                "{name:?} is not the name of a unit, which has letters, digits, and \":-_.\""
+            )),
+        }
+    })?;
+    Ok(Some(name))
 }
 
 pub(super) fn user<'de, D: Deserializer<'de>>(d: D) -> Result<Option<User>, D::Error> {
@@ -82,6 +103,13 @@ pub(super) fn env<'de, D: Deserializer<'de>>(d: D) -> Result<BTreeMap<String, St
         }
         Ok(())
     })
+}
+
+/// As [`env`], for one that can be left out.
+pub(super) fn some_env<'de, D: Deserializer<'de>>(
+    d: D,
+) -> Result<Option<BTreeMap<String, String>>, D::Error> {
+    env(d).map(Some)
 }
 
 pub(super) fn passes<'de, D: Deserializer<'de>>(d: D) -> Result<u32, D::Error> {
@@ -117,6 +145,11 @@ pub(super) fn kept<'de, D: Deserializer<'de>>(d: D) -> Result<usize, D::Error> {
 pub(super) fn duration<'de, D: Deserializer<'de>>(d: D) -> Result<Duration, D::Error> {
     let text = String::deserialize(d)?;
     text.parse::<NginxTime>().map(NginxTime::duration).map_err(de::Error::custom)
+}
+
+/// As [`duration`], for one that can be left out.
+pub(super) fn some_duration<'de, D: Deserializer<'de>>(d: D) -> Result<Option<Duration>, D::Error> {
+    duration(d).map(Some)
 }
 
 /// As [`duration`], for what goes on for ever when it is zero.

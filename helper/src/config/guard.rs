@@ -3,9 +3,10 @@
 use std::fmt;
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, de};
 
-use super::field;
+use super::{field, schema};
 
 /// The limits of a new release, after the switch and in each step of a canary.
 ///
@@ -13,36 +14,46 @@ use super::field;
 /// Shares and times count from `min_requests` responses on, failures to connect from the first. The old
 /// release's share and times are those of the time before the switch, or of the same time for a canary.
 /// A share that may be above its limit by chance is no failure: at the end it is inconclusive.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[derive(Debug, Clone, PartialEq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default, expecting = "a section, as in [guard]")]
 pub struct Guard {
     /// For how long a release is watched after the switch; not at all if it is nothing. A step of a
     /// canary has a time of its own.
     #[serde(deserialize_with = "field::duration")]
+    #[schemars(with = "schema::Time")]
     pub time: Duration,
     /// Fewer responses than this tell nothing.
     #[serde(deserialize_with = "field::at_least_one")]
+    #[schemars(range(min = 1))]
     pub min_requests: u64,
     /// The largest share of errors, 0 to 1; `"off"` for no limit.
     #[serde(deserialize_with = "share")]
+    #[schemars(with = "schema::ShareOrOff")]
     pub error_share: Option<f64>,
     /// How many times as large as the old release's share of errors it may be; `"off"` for no limit.
     #[serde(deserialize_with = "ratio")]
+    #[schemars(with = "schema::RatioOrOff")]
     pub error_share_ratio: Option<f64>,
     /// How many failures to connect are borne; `"off"` for no limit.
     #[serde(deserialize_with = "count")]
+    #[schemars(with = "schema::CountOrOff")]
     pub connect_failures: Option<u64>,
     /// How many times as long as the old release's the time may be within which 99 of 100 responses
     /// come, and how many times as many requests may wait when more wait than were answered; `"off"`
     /// for no limit.
     #[serde(deserialize_with = "ratio")]
+    #[schemars(with = "schema::RatioOrOff")]
     pub p99_ratio: Option<f64>,
+    /// A time that nobody minds: 99 of 100 responses may take as long, however quick the old release was.
+    #[serde(deserialize_with = "field::duration")]
+    #[schemars(with = "schema::Time")]
+    pub p99_floor: Duration,
     /// What follows when it cannot be told whether the release is good.
     pub inconclusive: Inconclusive,
 }
 
 /// What follows when it cannot be told whether a release is good.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Inconclusive {
     /// It stays.
@@ -60,6 +71,7 @@ impl Default for Guard {
             error_share_ratio: Some(2.0),
             connect_failures: Some(0),
             p99_ratio: Some(2.0),
+            p99_floor: Duration::from_millis(50),
             inconclusive: Inconclusive::Proceed,
         }
     }

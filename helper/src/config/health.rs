@@ -2,19 +2,32 @@
 
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::field;
 use super::http::{Header, Headers, Host, Http, Path, Pattern, Statuses};
+use super::{field, schema};
 
 /// How to see that a release works.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(try_from = "Raw")]
+#[schemars(with = "Raw")]
 pub struct Health {
     /// What is done.
     pub check: Check,
     /// How often, and for how long.
     pub pace: Pace,
+}
+
+impl Health {
+    /// What a request to the application says as `Host`.
+    #[must_use]
+    pub fn host(&self) -> http::HeaderValue {
+        match &self.check {
+            Check::Http(http) => http.host.value().clone(),
+            _ => Http::default().host.value().clone(),
+        }
+    }
 }
 
 /// One way to check a release.
@@ -60,29 +73,50 @@ impl Default for Pace {
 }
 
 /// The section as it is written: all ways to check side by side.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, expecting = "a section, as in [health]")]
 struct Raw {
+    /// What is asked for with `GET`.
     path: Option<Path>,
+    /// The `Host` header.
     host: Option<Host>,
+    /// Further headers.
     headers: Option<Headers>,
+    /// The statuses that are good.
     status: Option<Statuses>,
+    /// What the body must have in it.
     #[serde(default, deserialize_with = "field::some_text")]
+    #[schemars(with = "Option<schema::Text>")]
     body: Option<String>,
+    /// A regular expression that the body must match somewhere.
     body_regex: Option<Pattern>,
+    /// A header that must name the release.
     release_header: Option<Header>,
+    /// A connection is enough.
     #[serde(default, deserialize_with = "field::yes")]
+    #[schemars(extend("const" = true))]
     tcp: bool,
+    /// The service to ask for by gRPC's health protocol; the server as a whole if it is empty.
     grpc: Option<String>,
+    /// A program in the release's folder, which must end with 0.
     #[serde(default, deserialize_with = "field::some_command")]
+    #[schemars(with = "Option<schema::Command>")]
     command: Option<Vec<String>>,
+    /// The time between two checks.
     #[serde(default = "interval", deserialize_with = "field::duration")]
+    #[schemars(with = "schema::Time")]
     interval: Duration,
+    /// How long one check may take.
     #[serde(default = "timeout", deserialize_with = "field::some_time")]
+    #[schemars(with = "schema::SomeTime")]
     timeout: Duration,
+    /// How many good ones in a row are needed.
     #[serde(default = "two", deserialize_with = "field::passes")]
+    #[schemars(range(min = 1))]
     passes: u32,
+    /// How long all of it may take.
     #[serde(default = "deadline", deserialize_with = "field::some_time")]
+    #[schemars(with = "schema::SomeTime")]
     deadline: Duration,
 }
 

@@ -3,29 +3,31 @@
 use std::fmt;
 use std::time::Duration;
 
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
 use serde::{Deserialize, Deserializer, de};
 
-use super::field;
+use super::{field, schema};
 
 /// The programs that a deploy runs, each at its moment.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default, expecting = "a section, as in [hooks]")]
 pub struct Hooks {
     /// How long each may take that does not say so itself.
     #[serde(deserialize_with = "field::some_time")]
+    #[schemars(with = "schema::SomeTime")]
     pub timeout: Duration,
-    /// See [`When::Build`].
+    /// After the release was fetched: compiles it, installs what it needs.
     pub build: Option<Hook>,
-    /// See [`When::Migrate`].
+    /// After `build`, while the old release still serves: the database.
     pub migrate: Option<Hook>,
-    /// See [`When::BeforeSwitch`].
+    /// After the release has become healthy.
     pub before_switch: Option<Hook>,
-    /// See [`When::AfterSwitch`].
+    /// After NGINX has switched.
     pub after_switch: Option<Hook>,
-    /// See [`When::AfterDeploy`].
+    /// When the deploy is done.
     pub after_deploy: Option<Hook>,
-    /// See [`When::OnFailure`].
+    /// When it has failed.
     pub on_failure: Option<Hook>,
 }
 
@@ -117,13 +119,29 @@ impl Hooks {
 }
 
 /// A hook as a table.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Table {
+    /// Program and arguments; relative to the release's folder.
     #[serde(deserialize_with = "field::command")]
+    #[schemars(with = "schema::Command")]
     command: Vec<String>,
+    /// How long it may take; that of all hooks if left out.
     #[serde(default, deserialize_with = "field::some_optional_time")]
+    #[schemars(with = "Option<schema::SomeTime>")]
     timeout: Option<Duration>,
+}
+
+impl JsonSchema for Hook {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Hook".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let command = generator.subschema_for::<schema::Command>();
+        let table = generator.subschema_for::<Table>();
+        json_schema!({ "anyOf": [command, table] })
+    }
 }
 
 impl<'de> Deserialize<'de> for Hook {

@@ -6,6 +6,7 @@ use std::ops::RangeInclusive;
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use regex::bytes::Regex;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, de};
 
 /// What is asked with `GET`, and what must come.
@@ -42,8 +43,10 @@ impl Default for Http {
 }
 
 /// A path that can be asked for.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(try_from = "String")]
+#[schemars(with = "String")]
+#[schemars(extend("pattern" = "^/[^# ]*$"))]
 pub struct Path(String);
 
 impl TryFrom<String> for Path {
@@ -70,8 +73,9 @@ impl Path {
 }
 
 /// What is sent as `Host`.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(try_from = "String")]
+#[schemars(with = "String")]
 pub struct Host(HeaderValue);
 
 impl TryFrom<String> for Host {
@@ -94,8 +98,10 @@ impl Host {
 }
 
 /// The name of a header.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(try_from = "String")]
+#[schemars(with = "String")]
+#[schemars(extend("pattern" = "^[!#$%&'*+.^_`|~0-9A-Za-z-]+$"))]
 pub struct Header(HeaderName);
 
 impl TryFrom<String> for Header {
@@ -124,8 +130,9 @@ impl Header {
 }
 
 /// Headers to send. Their values may be secret, and are never shown.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(try_from = "BTreeMap<String, String>")]
+#[schemars(with = "BTreeMap<String, String>")]
 pub struct Headers(HeaderMap);
 
 /// What the client of HTTP or the check itself sends.
@@ -207,6 +214,21 @@ fn number(text: &str) -> Option<u16> {
     text.parse().ok().filter(|n| digits && (100..600).contains(n))
 }
 
+impl JsonSchema for Statuses {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Statuses".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        let one = "[1-5][0-9]{2}";
+        let range = format!(" *{one} *(- *{one} *)?");
+        json_schema!({ "anyOf": [
+            { "type": "integer", "minimum": 100, "maximum": 599 },
+            { "type": "string", "pattern": format!("^{range}(,{range})*$") },
+        ] })
+    }
+}
+
 impl<'de> Deserialize<'de> for Statuses {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
         #[derive(Deserialize)]
@@ -240,8 +262,9 @@ impl fmt::Display for Statuses {
 
 /// A regular expression, in the syntax of the crate `regex`; it looks at bytes, so that a body need
 /// not be UTF-8.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(try_from = "String")]
+#[schemars(with = "String")]
 pub struct Pattern(Regex);
 
 impl TryFrom<String> for Pattern {

@@ -4,26 +4,29 @@ use std::fmt;
 use std::path::PathBuf;
 
 use http::Uri;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, de};
 
-use super::field;
+use super::{field, schema};
 
 /// A webhook: who is told, and of what.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, expecting = "a section, as in [[notify]]")]
 pub struct Notify {
     /// Where to.
     pub url: WebhookUrl,
     /// Of what.
     #[serde(default = "usual", deserialize_with = "events")]
+    #[schemars(length(min = 1))]
     pub events: Vec<Event>,
     /// The file with a token that is sent along (`Authorization: Bearer`).
     #[serde(default, deserialize_with = "field::absolute")]
+    #[schemars(with = "Option<schema::AbsolutePath>")]
     pub token_file: Option<PathBuf>,
 }
 
 /// What somebody can be told of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Deserialize, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Deserialize, serde::Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Event {
     /// A job began.
@@ -86,6 +89,16 @@ impl fmt::Display for WebhookUrl {
 impl fmt::Debug for WebhookUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "WebhookUrl({self}/…)")
+    }
+}
+
+impl JsonSchema for WebhookUrl {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "WebhookUrl".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "string", "pattern": "^https?://[^@/]+(/.*)?$" })
     }
 }
 

@@ -2,17 +2,19 @@
 
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, de};
 
-use super::field;
 use super::health::Pace;
 use super::http::{Header, Headers, Host, Http, Path, Pattern, Statuses};
+use super::{field, schema};
 use crate::url::Url;
 
 /// How to see that NGINX reaches a release, and that it works behind it. The upstream needs
 /// `shunt_preview` with the header's variable, as in `shunt_preview $http_x_shunt_release;`.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(try_from = "Raw")]
+#[schemars(with = "Raw")]
 pub struct Preview {
     /// Where NGINX answers.
     pub url: Url,
@@ -24,28 +26,46 @@ pub struct Preview {
     pub pace: Pace,
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, expecting = "a section, as in [preview]")]
 struct Raw {
+    /// Where NGINX answers, and what is asked for.
     #[serde(deserialize_with = "url")]
+    #[schemars(with = "schema::HttpUrl")]
     url: Url,
+    /// The header that tells NGINX the release's name.
     #[serde(default = "header")]
     header: Header,
+    /// The `Host` header; that of the URL if left out.
     host: Option<Host>,
+    /// Further headers.
     #[serde(default)]
     headers: Headers,
+    /// The statuses that are good.
     status: Option<Statuses>,
+    /// What the body must have in it.
     #[serde(default, deserialize_with = "field::some_text")]
+    #[schemars(with = "Option<schema::Text>")]
     body: Option<String>,
+    /// A regular expression that the body must match somewhere.
     body_regex: Option<Pattern>,
+    /// A header that must name the release.
     release_header: Option<Header>,
+    /// The time between two checks.
     #[serde(default = "interval", deserialize_with = "field::duration")]
+    #[schemars(with = "schema::Time")]
     interval: Duration,
+    /// How long one check may take.
     #[serde(default = "timeout", deserialize_with = "field::some_time")]
+    #[schemars(with = "schema::SomeTime")]
     timeout: Duration,
+    /// How many good ones in a row are needed.
     #[serde(default = "one", deserialize_with = "field::passes")]
+    #[schemars(range(min = 1))]
     passes: u32,
+    /// How long all of it may take.
     #[serde(default = "deadline", deserialize_with = "field::some_time")]
+    #[schemars(with = "schema::SomeTime")]
     deadline: Duration,
 }
 

@@ -3,9 +3,10 @@
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, de};
 
-use super::field;
+use super::{field, schema};
 use crate::source;
 use crate::source::checksum::Sha256;
 use crate::source::reference::Reference;
@@ -14,8 +15,9 @@ use crate::source::url::GitUrl;
 /// Where releases come from, and what all of them share.
 ///
 /// At most one of `git`, `folder` and `archive` is there; without any, each deploy has to be told.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(try_from = "Fields")]
+#[schemars(with = "Fields")]
 pub struct Source {
     /// What is fetched when a deploy is not told from where.
     pub origin: Option<source::Source>,
@@ -52,27 +54,45 @@ pub struct Shared {
 }
 
 /// The section as it is written.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, expecting = "a section, as in [source]")]
 struct Fields {
+    /// A repository: an address or a folder that git can fetch from.
     #[serde(default, deserialize_with = "field::parsed")]
+    #[schemars(with = "Option<schema::Text>")]
     git: Option<GitUrl>,
+    /// The branch, tag or commit that is deployed when a deploy does not name one.
     #[serde(default, rename = "ref", deserialize_with = "field::parsed")]
+    #[schemars(with = "Option<schema::Text>")]
     reference: Option<Reference>,
+    /// Whether submodules are fetched, too.
     submodules: Option<bool>,
+    /// A folder of this machine.
     #[serde(default, deserialize_with = "field::absolute")]
+    #[schemars(with = "Option<schema::AbsolutePath>")]
     folder: Option<PathBuf>,
+    /// An archive of this machine: `.tar.gz` or `.tar.zst`.
     #[serde(default, deserialize_with = "field::absolute")]
+    #[schemars(with = "Option<schema::AbsolutePath>")]
     archive: Option<PathBuf>,
+    /// The archive's checksum.
     #[serde(default, deserialize_with = "field::parsed")]
+    #[schemars(with = "Option<String>", extend("pattern" = "^[0-9A-Fa-f]{64}$"))]
     sha256: Option<Sha256>,
+    /// How many leading components of each name in an archive are left out.
     #[serde(default)]
     strip: usize,
+    /// What is linked from `<root>/shared` into each release; a folder ends in a slash.
     #[serde(default, deserialize_with = "shared")]
+    #[schemars(with = "Vec<schema::Text>")]
     shared: Vec<Shared>,
+    /// The most that a release from git or an archive may hold.
     #[serde(default = "eight_gigabytes", deserialize_with = "field::size")]
+    #[schemars(with = "schema::Size")]
     max_size: u64,
+    /// How long fetching may take.
     #[serde(default = "ten_minutes", deserialize_with = "field::some_time")]
+    #[schemars(with = "schema::SomeTime")]
     timeout: Duration,
 }
 

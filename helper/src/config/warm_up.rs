@@ -2,14 +2,16 @@
 
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::field;
 use super::http::{Headers, Host, Http, Path, Statuses};
+use super::{field, schema};
 
 /// Requests that fill a release's caches. What becomes of them is reported and stops nothing.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(try_from = "Raw")]
+#[schemars(with = "Raw")]
 pub struct WarmUp {
     /// One after the other.
     pub requests: Vec<Http>,
@@ -19,16 +21,24 @@ pub struct WarmUp {
     pub timeout: Duration,
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, expecting = "a section, as in [warm_up]")]
 struct Raw {
+    /// Paths, asked for one after the other.
+    #[schemars(length(min = 1))]
     requests: Vec<Path>,
+    /// The `Host` header.
     host: Option<Host>,
+    /// Further headers.
     #[serde(default)]
     headers: Headers,
+    /// How often all of them.
     #[serde(default = "one", deserialize_with = "field::passes")]
+    #[schemars(range(min = 1))]
     times: u32,
+    /// How long one may take.
     #[serde(default = "timeout", deserialize_with = "field::some_time")]
+    #[schemars(with = "schema::SomeTime")]
     timeout: Duration,
 }
 

@@ -1,7 +1,8 @@
 //! The lock on the state folder: it has one daemon at a time.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, Permissions};
 use std::io;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, fcntl_lock};
@@ -32,6 +33,9 @@ pub enum LockError {
     },
 }
 
+/// Whoever may read a file can lock it against those who write, and so keep the daemon from its start.
+const MODE: u32 = 0o600;
+
 /// The lock, as long as this is there. The kernel takes it back from a process that was killed.
 ///
 /// It is one of `fcntl(2)` and not of `flock(2)`: it is the process's alone, so no child that is just
@@ -52,8 +56,11 @@ impl StateLock {
         fs::create_dir_all(folder).map_err(failed)?;
         let path = folder.join("lock");
         // It stays when the daemon ends: whoever removed it could remove that of the next one.
-        let file = OpenOptions::new().create(true).truncate(false).write(true).open(path);
+        let mut options = OpenOptions::new();
+        let file = options.create(true).truncate(false).write(true).mode(MODE).open(path);
         let file = file.map_err(failed)?;
+        // One that an earlier version has made.
+        file.set_permissions(Permissions::from_mode(MODE)).map_err(failed)?;
         match fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => Ok(Self { _file: file }),
             Err(Errno::ACCESS | Errno::AGAIN) => {

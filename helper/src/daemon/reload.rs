@@ -10,9 +10,10 @@ use std::sync::Arc;
 use shunt_api::ReleaseName;
 
 use crate::config::{self, ConfigError};
-use crate::daemon::app::{App, InUse};
 use crate::daemon::recover::Recovery;
 use crate::daemon::shared::{Apps, Shared};
+use crate::deploy::app::{App, InUse};
+use crate::deploy::journal::JournalError;
 use crate::log;
 
 /// Why a configuration does not take effect.
@@ -22,13 +23,8 @@ pub enum ReloadError {
     #[error(transparent)]
     Config(#[from] ConfigError),
     /// What an earlier daemon has written cannot be read.
-    #[error("what is remembered of {app}: {error}")]
-    Remembered {
-        /// The application.
-        app: ReleaseName,
-        /// What is wrong.
-        error: std::io::Error,
-    },
+    #[error(transparent)]
+    Journal(#[from] JournalError),
     /// Something is in use that would change.
     #[error("{}: {} cannot change while {}; {}", path.display(), used.what, used.why, used.cure)]
     InUse {
@@ -39,7 +35,7 @@ pub enum ReloadError {
     },
     /// An application is in use that has no file any more.
     #[error(
-        "{}: is gone, but {why}; put it back, or restart shuntd, which ends the application",
+        "{}: is gone, but {why}; put it back, or restart shuntd, which forgets the application",
         path.display()
     )]
     Gone {
@@ -79,16 +75,12 @@ impl std::fmt::Display for Changes {
 /// # Errors
 ///
 /// [`ReloadError`]; then nothing has changed.
-pub async fn reload(
-    shared: &Arc<Shared>,
-    folder: &Path,
-    state: &Path,
-) -> Result<Changes, ReloadError> {
-    apply(shared, config::load(folder)?, state).await
+pub async fn reload(shared: &Arc<Shared>, folder: &Path) -> Result<Changes, ReloadError> {
+    apply(shared, config::load(folder)?).await
 }
 
 /// Lets a configuration take effect. New applications are as at the daemon's start: what is
-/// remembered of them in the state folder runs again.
+/// remembered of them in the journal runs again.
 ///
 /// # Errors
 ///
@@ -96,7 +88,6 @@ pub async fn reload(
 pub async fn apply(
     shared: &Arc<Shared>,
     configs: Vec<config::App>,
-    state: &Path,
 ) -> Result<Changes, ReloadError> {
     // Nobody begins a job until it is done: see `routes::begin`.
     let mut apps = shared.apps.write().await;
@@ -114,9 +105,7 @@ pub async fn apply(
                 Arc::new(app.with(config))
             }
             None => {
-                let app = App::new(config, state)
-                    .map_err(|error| ReloadError::Remembered { app: name.clone(), error })?;
-                let app = Arc::new(app);
+                let app = Arc::new(App::new(config, shared.jobs.journal()).await?);
                 changes.new.push(name.clone());
                 fresh.push(app.clone());
                 app
@@ -130,11 +119,18 @@ pub async fn apply(
         }
         changes.gone.push(name.clone());
     }
-    *apps = next;
+    let before = std::mem::replace(&mut *apps, next);
+    for (name, app) in before {
+        match apps.get(&name) {
+            // What lies elsewhere could not be started any more.
+            Some(now) => now.close(now.config.root != app.config.root).await,
+            None => app.close(true).await,
+        }
+    }
     for app in fresh {
         if let Some(recovery) = Recovery::begin(&app, &shared.jobs).await {
-            let shared = shared.clone();
-            tokio::spawn(async move { recovery.run(&shared).await });
+            let all = shared.clone();
+            shared.work(async move { recovery.run(&all).await });
         }
     }
     Ok(changes)
@@ -147,7 +143,7 @@ pub fn status(apps: usize) -> String {
 }
 
 /// Reads the folder of applications again, as a service of systemd does, and tells what came of it.
-pub async fn on_hangup(shared: &Arc<Shared>, folder: &Path, state: &Path) {
+pub async fn on_hangup(shared: &Arc<Shared>, folder: &Path) {
     use sd_notify::NotifyState;
     let tell = |states: &[NotifyState<'_>]| {
         // If nobody listens, nobody waits.
@@ -157,7 +153,7 @@ pub async fn on_hangup(shared: &Arc<Shared>, folder: &Path, state: &Path) {
     // `Type=notify-reload` wants it, which Debian 12's systemd does not know.
     begun.extend(NotifyState::monotonic_usec_now().ok());
     tell(&begun);
-    let status = match reload(shared, folder, state).await {
+    let status = match reload(shared, folder).await {
         Ok(changes) => {
             log::notice(format_args!("configuration read again: {changes}"));
             status(shared.apps.read().await.len())

@@ -1,38 +1,41 @@
 //! The daemon's API.
 
-use std::convert::Infallible;
+mod by_hand;
+mod extract;
+mod followed;
+mod kept;
+mod looks;
+mod name;
+
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use axum::extract::connect_info::Connected;
-use axum::extract::{ConnectInfo, Path, State};
-use axum::http::{HeaderMap, StatusCode};
-use axum::response::sse::{self, Sse};
+use axum::extract::{ConnectInfo, State};
+use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
-use axum::serve::IncomingStream;
+use axum::routing::{MethodRouter, delete, get, post, put};
 use axum::{Json, Router};
-use futures_util::stream::{self, Stream};
-use shunt_api::{Problem, ReleaseName};
-use tokio::net::UnixListener;
-use tokio::sync::watch;
+use serde::Deserialize;
+use shunt_api::{Address, Problem, ReleaseName};
 
-use crate::daemon::app::App;
-use crate::daemon::jobs::Events;
+use extract::{Body, Path, Query};
+
+use crate::config::Runner;
+use crate::daemon::call::Call;
+use crate::daemon::peer::Peer;
+use crate::daemon::recover::Recovery;
 use crate::daemon::shared::Shared;
+use crate::deploy::app::App;
 use crate::deploy::engine::Job;
+use crate::deploy::jobs::OrderError;
+use crate::nginx::NginxError;
+use crate::source::Source;
+use crate::source::reader::Reader;
+use crate::source::reference::{BadReference, Reference};
 use crate::wire::{
-    AppStatus, Apps, DeployRequest, JobKind, JobStatus, Started, SwitchRequest, What,
+    AppStatus, Apps, DeployRequest, History, JobKind, JobStatus, Order, Outcome, RollbackRequest,
+    Started, SwitchRequest,
 };
-
-/// Who has connected, as the kernel says (`SO_PEERCRED`).
-#[derive(Debug, Clone, Copy)]
-pub struct Peer(Option<u32>);
-
-impl Connected<IncomingStream<'_, UnixListener>> for Peer {
-    fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Self {
-        Self(stream.io().peer_cred().ok().map(|cred| cred.uid()))
-    }
-}
 
 /// An error answer.
 struct Refusal(Problem);
@@ -40,6 +43,20 @@ struct Refusal(Problem);
 impl Refusal {
     fn new(status: StatusCode, detail: impl Into<String>) -> Self {
         Self(Problem::new(status.as_u16(), detail))
+    }
+
+    /// Something went wrong here.
+    fn failed(error: &dyn std::fmt::Display) -> Self {
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())
+    }
+
+    /// NGINX refuses something, or cannot be asked.
+    fn nginx(error: &NginxError) -> Self {
+        let status = match error.is_unreachable() || error.is_uncertain() {
+            true => StatusCode::BAD_GATEWAY,
+            false => StatusCode::CONFLICT,
+        };
+        Self::new(status, error.to_string())
     }
 }
 
@@ -54,27 +71,50 @@ impl IntoResponse for Refusal {
 
 type Answer<T> = Result<T, Refusal>;
 
-/// The routes.
+/// The routes: every [`Call`], which the OpenAPI document has, too.
 pub fn router(shared: Arc<Shared>) -> Router {
-    Router::new()
-        .route("/v1/apps", get(apps))
-        .route("/v1/apps/{app}", get(app))
-        .route("/v1/apps/{app}/deploys", post(deploy))
-        .route("/v1/apps/{app}/rollback", post(rollback))
-        .route("/v1/apps/{app}/switch", post(switch))
-        .route("/v1/jobs/{job}/events", get(events))
-        .with_state(shared)
+    let all = Call::ALL.into_iter();
+    let router = all.fold(Router::new(), |router, call| router.route(call.path(), handler(call)));
+    router.fallback(no_path).method_not_allowed_fallback(no_method).with_state(shared)
 }
 
-/// Root, and the user whom the daemon runs as.
-fn may_change(peer: Peer) -> Answer<()> {
-    let me = rustix::process::geteuid().as_raw();
-    match peer.0 {
-        Some(uid) if uid == 0 || uid == me => Ok(()),
-        _ => Err(Refusal::new(
-            StatusCode::FORBIDDEN,
-            "only root and the user of shuntd may change something",
-        )),
+fn handler(call: Call) -> MethodRouter<Arc<Shared>> {
+    match call {
+        Call::Page => get(looks::page),
+        Call::Metrics => get(looks::metrics),
+        Call::Apps => get(apps),
+        Call::App => get(app),
+        Call::Deploy => post(deploy),
+        Call::Rollback => post(rollback),
+        Call::Switch => post(switch),
+        Call::Promote => post(promote),
+        Call::Abort => post(abort),
+        Call::PutCanary => put(by_hand::canary),
+        Call::DeleteCanary => delete(by_hand::end_canary),
+        Call::PutHold => put(by_hand::hold),
+        Call::DeleteHold => delete(by_hand::resume),
+        Call::Releases => get(kept::releases),
+        Call::Logs => get(kept::logs),
+        Call::Prune => post(kept::prune),
+        Call::Jobs => get(history),
+        Call::Job => get(followed::job),
+        Call::Events => get(followed::events),
+    }
+}
+
+async fn no_path() -> Refusal {
+    Refusal::new(StatusCode::NOT_FOUND, "there is nothing at this path")
+}
+
+async fn no_method() -> Refusal {
+    Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "this path has other methods, see Allow")
+}
+
+/// An error unless this one may change something.
+async fn may_change(shared: &Shared, peer: Peer) -> Answer<()> {
+    match shared.rights.allow(peer).await {
+        true => Ok(()),
+        false => Err(Refusal::new(StatusCode::FORBIDDEN, shared.rights.refusal())),
     }
 }
 
@@ -83,10 +123,19 @@ async fn find(shared: &Shared, name: &str) -> Answer<Arc<App>> {
         return Ok(app);
     }
     let apps = shared.all().await;
-    let known: Vec<_> = apps.iter().map(|app| app.config.name.as_str()).collect();
-    let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+    let known = listed(apps.iter().map(|app| &app.config.name));
     let detail = format!("no application {name:?} is configured; there is: {known}");
     Err(Refusal::new(StatusCode::NOT_FOUND, detail))
+}
+
+/// The application, if this one may do something to it now: no job runs.
+async fn free(shared: &Shared, peer: Peer, name: &str) -> Answer<Arc<App>> {
+    may_change(shared, peer).await?;
+    let app = find(shared, name).await?;
+    match shared.jobs.running(&app.config.name) {
+        Some(job) => Err(locked(&app.config.name, &job)),
+        None => Ok(app),
+    }
 }
 
 async fn status(shared: &Shared, app: &App) -> AppStatus {
@@ -111,17 +160,24 @@ async fn deploy(
     State(shared): State<Arc<Shared>>,
     ConnectInfo(peer): ConnectInfo<Peer>,
     Path(name): Path<String>,
-    body: String,
+    Body(body): Body,
 ) -> Answer<(StatusCode, Json<Started>)> {
-    may_change(peer)?;
+    may_change(&shared, peer).await?;
     let app = find(&shared, &name).await?;
-    let DeployRequest { from, release } = parse(&body)?;
-    if !from.is_absolute() {
-        return Err(Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, "\"from\" must be absolute"));
-    }
+    let DeployRequest { from, reference, slot, release } = parse(&body)?;
+    let by = if from.is_some() { shared.rights.reader(peer).await } else { None };
+    let from = match app.config.run.runner {
+        Runner::External { .. } if from.is_some() || reference.is_some() => {
+            let detail = "with runner \"external\" releases come from somebody else: leave out \
+                          \"from\" and \"ref\"";
+            return Err(Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, detail));
+        }
+        Runner::External { .. } => None,
+        Runner::Process { .. } | Runner::Systemd(_) => Some(source(&app, from, reference)?),
+    };
     let release = match release {
         Some(release) => release,
-        None => unused_name(&app)?,
+        None => name::unused(&app, from.as_ref())?,
     };
     if release.as_str().starts_with(['.', '-']) {
         let detail = format!("release \"{release}\" cannot begin with \".\" or \"-\"");
@@ -131,26 +187,44 @@ async fn deploy(
         let detail = format!("release \"{release}\" exists already, choose another name");
         return Err(Refusal::new(StatusCode::CONFLICT, detail));
     }
-    begin(&shared, &app, JobKind::Deploy, release, Some(from)).await
+    begin(&shared, &app, Work::Deploy { from, by, slot }, release).await
 }
 
-/// The time as a name; with a number when that is taken.
-fn unused_name(app: &App) -> Answer<ReleaseName> {
-    let time = jiff::Timestamp::now().strftime("%Y%m%dT%H%M%SZ").to_string();
-    (0..1000)
-        .map(|n| if n == 0 { time.clone() } else { format!("{time}-{n}") })
-        .filter_map(|name| ReleaseName::new(&name).ok())
-        .find(|name| !app.releases.of(name).exists())
-        .ok_or_else(|| Refusal::new(StatusCode::CONFLICT, "too many releases in this second"))
+/// Where a release comes from: what was asked for, or what `[source]` names.
+fn source(app: &App, from: Option<PathBuf>, reference: Option<String>) -> Answer<Source> {
+    let refuse = |why: String| Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, why);
+    let source = match from {
+        Some(from) if !from.is_absolute() => {
+            return Err(refuse("\"from\" must be absolute".to_owned()));
+        }
+        Some(from) => Source::at(from),
+        None => app.config.source.origin.clone().ok_or_else(|| {
+            let file = app.config.file.display();
+            refuse(format!(
+                "say where the release comes from (--from), or write [source] in {file}"
+            ))
+        })?,
+    };
+    let Some(reference) = reference else { return Ok(source) };
+    let reference: Reference =
+        reference.parse().map_err(|e: BadReference| refuse(e.to_string()))?;
+    let refusal =
+        || refuse(format!("{source} has no branches, tags or commits: leave \"ref\" out"));
+    source.clone().with_reference(reference).ok_or_else(refusal)
 }
 
 async fn rollback(
     State(shared): State<Arc<Shared>>,
     ConnectInfo(peer): ConnectInfo<Peer>,
     Path(name): Path<String>,
+    Body(body): Body,
 ) -> Answer<(StatusCode, Json<Started>)> {
-    may_change(peer)?;
+    may_change(&shared, peer).await?;
     let app = find(&shared, &name).await?;
+    let RollbackRequest { to } = if body.is_empty() { Default::default() } else { parse(&body)? };
+    if let Some(release) = to {
+        return back_to(&shared, &app, release).await;
+    }
     let (active, previous) = match app.nginx.state().await {
         Ok(state) => {
             // A switch whose end was not known may have come true.
@@ -173,7 +247,8 @@ async fn rollback(
         );
         return Err(Refusal::new(StatusCode::CONFLICT, detail));
     };
-    if app.slot_of(&release).await.is_none() && !app.releases.of(&release).exists() {
+    let ours = !matches!(app.config.run.runner, Runner::External { .. });
+    if ours && !app.runs(&release).await && !app.releases.of(&release).exists() {
         let detail = format!(
             "the previous release \"{release}\" is not one that shuntd can start: there is no \
              folder {}",
@@ -181,30 +256,63 @@ async fn rollback(
         );
         return Err(Refusal::new(StatusCode::CONFLICT, detail));
     }
-    begin(&shared, &app, JobKind::Rollback, release, None).await
+    begin(&shared, &app, Work::Back(JobKind::Rollback), release).await
+}
+
+/// A rollback to a release that is kept.
+async fn back_to(
+    shared: &Arc<Shared>,
+    app: &App,
+    release: ReleaseName,
+) -> Answer<(StatusCode, Json<Started>)> {
+    let kept = app.releases.all().map_err(|e| Refusal::failed(&e))?;
+    let ours = !matches!(app.config.run.runner, Runner::External { .. });
+    if ours && !kept.iter().any(|(_, name)| *name == release) {
+        let names = listed(kept.iter().map(|(_, name)| name));
+        let detail = format!("release \"{release}\" is not kept; there is: {names}");
+        return Err(Refusal::new(StatusCode::CONFLICT, detail));
+    }
+    begin(shared, app, Work::Back(JobKind::Rollback), release).await
 }
 
 /// The releases that run, as one reads them.
 async fn running(app: &App) -> String {
-    let names: Vec<_> = app.occupants().await.into_iter().map(|(_, r)| r.to_string()).collect();
+    listed(app.running().await.iter().map(|(_, release)| release))
+}
+
+/// Names as one reads them.
+fn listed<'a>(names: impl Iterator<Item = &'a ReleaseName>) -> String {
+    let names: Vec<_> = names.map(ReleaseName::as_str).collect();
     if names.is_empty() { "none".to_owned() } else { names.join(", ") }
+}
+
+/// The slot that a release runs in, as it must.
+async fn slot_of(app: &App, release: &ReleaseName) -> Answer<Address> {
+    let known = app.slot_of(release).await;
+    if let Some(slot) = &known
+        && !app.is_at_rest(slot).await
+    {
+        return Ok(slot.clone());
+    }
+    let (name, running) = (&app.config.name, running(app).await);
+    let mut detail = format!("release \"{release}\" does not run; running: {running}");
+    if known.is_some() {
+        detail += &format!("; `shunt rollback {name} --to {release}` starts it");
+    }
+    Err(Refusal::new(StatusCode::CONFLICT, detail))
 }
 
 async fn switch(
     State(shared): State<Arc<Shared>>,
     ConnectInfo(peer): ConnectInfo<Peer>,
     Path(name): Path<String>,
-    body: String,
+    Body(body): Body,
 ) -> Answer<(StatusCode, Json<Started>)> {
-    may_change(peer)?;
+    may_change(&shared, peer).await?;
     let app = find(&shared, &name).await?;
     let SwitchRequest { release } = parse(&body)?;
-    if app.slot_of(&release).await.is_none() {
-        let running = running(&app).await;
-        let detail = format!("release \"{release}\" does not run; running: {running}");
-        return Err(Refusal::new(StatusCode::CONFLICT, detail));
-    }
-    begin(&shared, &app, JobKind::Switch, release, None).await
+    slot_of(&app, &release).await?;
+    begin(&shared, &app, Work::Back(JobKind::Switch), release).await
 }
 
 fn parse<T: serde::de::DeserializeOwned>(body: &str) -> Answer<T> {
@@ -218,60 +326,110 @@ fn parse<T: serde::de::DeserializeOwned>(body: &str) -> Answer<T> {
     })
 }
 
+/// What a job is to do.
+enum Work {
+    /// A new release, and where it comes from, who has said that and has his own rights only, and where
+    /// it goes to, if somebody says so.
+    Deploy { from: Option<Source>, by: Option<Reader>, slot: Option<String> },
+    /// To one that is there.
+    Back(JobKind),
+}
+
 async fn begin(
     shared: &Arc<Shared>,
     app: &App,
-    kind: JobKind,
+    work: Work,
     release: ReleaseName,
-    from: Option<std::path::PathBuf>,
 ) -> Answer<(StatusCode, Json<Started>)> {
-    let reporter = shared.jobs.begin(&app.config.name, kind, &release).map_err(|running| {
-        let JobStatus { job, release, since, .. } = running;
-        let detail = format!(
-            "{} is locked by job {job} for release \"{release}\" since {since}",
-            app.config.name
-        );
-        Refusal::new(StatusCode::LOCKED, detail)
-    })?;
+    let name = &app.config.name;
+    let kind = match &work {
+        Work::Deploy { .. } => JobKind::Deploy,
+        Work::Back(kind) => *kind,
+    };
+    let reporter =
+        shared.jobs.begin(name, kind, &release).map_err(|running| locked(name, &running))?;
     // From here on what it needs stays. The configuration may be another one since it was looked at.
     let app = find(shared, app.config.name.as_str()).await?;
     let started = Started { job: reporter.id(), release: release.clone() };
+    let all = shared.clone();
     // The job is the daemon's: it goes on when the client leaves.
-    tokio::spawn(async move {
-        let job = match from {
-            Some(from) => Job::deploy(&app, release, from),
-            None => Job::back_to(&app, kind, release),
+    shared.work(async move {
+        let job = match work {
+            Work::Deploy { from, by, slot } => {
+                Job::deploy(&app, &reporter, release, (from, by), slot)
+            }
+            Work::Back(kind) => Job::back_to(&app, &reporter, kind, release),
         };
-        job.run(&reporter).await;
+        let outcome = job.run().await;
+        let id = reporter.id();
+        let left = if outcome == Outcome::Uncertain { None } else { app.left_by(id).await };
+        drop(reporter);
+        if let Some(left) = left {
+            Recovery::of_left(&app, id, left, &all).await;
+        }
     });
     Ok((StatusCode::ACCEPTED, Json(started)))
 }
 
-/// The events of a job as a stream (SSE), after the one that `Last-Event-ID` names.
-async fn events(
+/// Another job runs.
+fn locked(app: &ReleaseName, running: &JobStatus) -> Refusal {
+    let JobStatus { job, kind, release, since, step } = running;
+    let at = step.map_or_else(String::new, |step| format!(", which is at the step {step}"));
+    let detail = format!(
+        "{app} is locked since {since} by job {job}, a {kind} of release \"{release}\"{at}"
+    );
+    Refusal::new(StatusCode::LOCKED, detail)
+}
+
+async fn promote(
     State(shared): State<Arc<Shared>>,
     ConnectInfo(peer): ConnectInfo<Peer>,
-    Path(job): Path<u64>,
-    headers: HeaderMap,
-) -> Answer<Sse<impl Stream<Item = Result<sse::Event, Infallible>>>> {
-    let follow = shared.jobs.follow(job).ok_or_else(|| {
-        Refusal::new(StatusCode::NOT_FOUND, format!("no job {job} is remembered"))
-    })?;
-    let seen = headers.get("last-event-id").and_then(|id| id.to_str().ok()?.parse().ok());
-    // What an application writes may be nobody else's business.
-    let all = may_change(peer).is_ok();
-    let next = move |(mut follow, seen): (watch::Receiver<Events>, usize)| async move {
-        let has_more = |events: &Events| events.ended || events.list.len() > seen;
-        let mut event = follow.wait_for(has_more).await.ok()?.list.get(seen).cloned()?;
-        if let What::Failed { lines, .. } = &mut event.what
-            && !all
-        {
-            lines.clear();
-        }
-        let text = serde_json::to_string(&event).unwrap_or_default();
-        let sse = sse::Event::default().id(event.id.to_string()).data(text);
-        Some((Ok(sse), (follow, seen + 1)))
-    };
-    let stream = stream::unfold((follow, seen.unwrap_or(0)), next);
-    Ok(Sse::new(stream).keep_alive(sse::KeepAlive::default()))
+    Path(name): Path<String>,
+) -> Answer<(StatusCode, Json<Started>)> {
+    order(&shared, peer, &name, Order::Promote).await
+}
+
+async fn abort(
+    State(shared): State<Arc<Shared>>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    Path(name): Path<String>,
+) -> Answer<(StatusCode, Json<Started>)> {
+    order(&shared, peer, &name, Order::Abort).await
+}
+
+/// Gives the job that runs an order; it can be followed from there on.
+async fn order(
+    shared: &Shared,
+    peer: Peer,
+    name: &str,
+    order: Order,
+) -> Answer<(StatusCode, Json<Started>)> {
+    may_change(shared, peer).await?;
+    let app = find(shared, name).await?;
+    let refused = |error: OrderError| Refusal::new(StatusCode::CONFLICT, error.to_string());
+    let JobStatus { job, release, .. } =
+        shared.jobs.order(&app.config.name, order).map_err(refused)?;
+    Ok((StatusCode::ACCEPTED, Json(Started { job, release })))
+}
+
+/// How many jobs are shown.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Limit {
+    #[serde(default = "twenty")]
+    limit: u32,
+}
+
+fn twenty() -> u32 {
+    20
+}
+
+async fn history(
+    State(shared): State<Arc<Shared>>,
+    Path(name): Path<String>,
+    Query(Limit { limit }): Query<Limit>,
+) -> Answer<Json<History>> {
+    let app = find(&shared, &name).await?;
+    let jobs = shared.jobs.journal().history(&app.config.name, limit).await;
+    Ok(Json(History { jobs: jobs.map_err(|e| Refusal::failed(&e))? }))
 }

@@ -1,8 +1,9 @@
 //! The pure state machine of a job: after this step, with this result, which step is next?
 //!
-//! Until the switch, whatever goes wrong is undone and users have not noticed. After it, nothing is
-//! taken back: what goes wrong is reported, and the job goes on.
+//! Until the switch, whatever goes wrong is undone and users have not noticed. After it, only the guard
+//! goes back; what else goes wrong is reported, and the job goes on.
 
+use crate::config::Strategy;
 use crate::wire::{JobKind, Outcome, Step};
 
 /// What is known when a job begins.
@@ -10,10 +11,49 @@ use crate::wire::{JobKind, Outcome, Step};
 pub struct Plan {
     /// What the job is.
     pub kind: JobKind,
+    /// How the new release takes the old one's place.
+    pub strategy: Strategy,
     /// Whether the release runs already: then nothing has to be started, and nothing to be undone.
     pub runs: bool,
-    /// Whether another release is active, which has to be drained.
+    /// Whether it does not, but its socket listens: it can be switched to before it has started, as
+    /// connections wait.
+    pub listens: bool,
+    /// Whether another release is active, which has to be drained, and can be switched back to.
     pub has_old: bool,
+    /// The steps that are made only if they are configured.
+    pub stages: Stages,
+    /// Of a job that finishes another one, which was cut off after its switch: the step that that one
+    /// was at.
+    pub resumes: Option<Step>,
+}
+
+/// The steps that are made only if they are configured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Stages {
+    /// There is a hook `build`.
+    pub build: bool,
+    /// There is a hook `migrate`.
+    pub migrate: bool,
+    /// There are warm-up requests.
+    pub warm_up: bool,
+    /// There is a check through NGINX.
+    pub preview: bool,
+    /// There is a hook `before_switch`.
+    pub before_switch: bool,
+    /// How many canary steps there are.
+    pub canary: usize,
+    /// There is a hook `after_switch`.
+    pub after_switch: bool,
+    /// There is a guard.
+    pub guard: bool,
+    /// There is a hook `after_deploy`.
+    pub after_deploy: bool,
+    /// There is a hook `on_failure`.
+    pub on_failure: bool,
+    /// The old release runs on when it is drained.
+    pub keeps: bool,
+    /// Releases are somebody else's: there are no files of them, and nobody here stops one.
+    pub foreign: bool,
 }
 
 /// How a step ended.
@@ -30,33 +70,215 @@ pub enum Event {
     Limit,
     /// NGINX sends requests to another release than the job believes: somebody else has switched.
     Overruled,
+    /// Somebody has ended it by hand.
+    Aborted,
 }
 
 /// Where a job is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
-    /// At a step; an undo remembers why.
-    At(Step, Option<Outcome>),
+    /// At this place of its way; what went wrong after the switch decides how it ends.
+    Forward(usize, Option<Outcome>),
+    /// On its way back, and how that will end.
+    Back(Step, Outcome),
     /// At its end.
     Ended(Outcome),
 }
 
 impl Plan {
+    /// All steps on the way forward, in their order.
+    #[must_use]
+    pub fn way(self) -> Vec<Step> {
+        if self.kind == JobKind::Recover {
+            return self.rest();
+        }
+        let in_place = self.strategy == Strategy::InPlace;
+        let (deploys, stages) = (self.kind == JobKind::Deploy, self.stages);
+        let replaces = !self.runs && in_place && self.has_old;
+        let retires = self.has_old && !in_place;
+        let files = deploys && !stages.foreign;
+        let stays = self.kind == JobKind::Switch;
+        let hooks = matches!(self.kind, JobKind::Deploy | JobKind::Rollback);
+        let at_once = self.is_at_once();
+        let before = [
+            (Step::Fetch, files),
+            (Step::Build, files && stages.build),
+            (Step::Migrate, files && stages.migrate),
+            (Step::BeforeSwitch, deploys && stages.before_switch && in_place),
+            (Step::Hold, replaces),
+            (Step::Restart, replaces),
+            (Step::Start, !self.runs && !replaces),
+            (Step::Switch, at_once),
+            // What runs may be ill all the same.
+            (Step::Health, true),
+            (Step::WarmUp, deploys && stages.warm_up),
+            (Step::Preview, deploys && stages.preview && !in_place),
+            (Step::BeforeSwitch, deploys && stages.before_switch && !in_place),
+        ];
+        let canaries = if deploys && retires { stages.canary } else { 0 };
+        let after = [
+            (Step::Switch, !at_once),
+            (Step::Resume, replaces),
+            (Step::AfterSwitch, hooks && stages.after_switch),
+            (Step::Guard, deploys && stages.guard && self.has_old),
+            // Whoever switches by hand may want the old release to stay.
+            (Step::Drain, retires && !stays),
+            (Step::Stop, self.has_old && !stays && !self.keeps()),
+            (Step::Publish, !stages.foreign),
+            (Step::AfterDeploy, hooks && stages.after_deploy),
+            (Step::Prune, files),
+        ];
+        let canaries = std::iter::repeat_n(Step::Canary, canaries);
+        made(&before).chain(canaries).chain(made(&after)).collect()
+    }
+
+    /// The way of a job that makes run again what NGINX has active, and finishes the one that was cut
+    /// off after it had switched.
+    fn rest(self) -> Vec<Step> {
+        let in_place = self.strategy == Strategy::InPlace;
+        let left = self.resumes.map(place);
+        // What had begun is done again: a hook that was cut off has perhaps done nothing.
+        let is_left = |step| left.is_some_and(|left| left <= place(step));
+        let all = [
+            (Step::Start, true),
+            (Step::Health, true),
+            (Step::Switch, true),
+            (Step::Resume, in_place && is_left(Step::Resume)),
+            (Step::AfterSwitch, self.stages.after_switch && is_left(Step::AfterSwitch)),
+            (Step::Guard, self.stages.guard && self.has_old && is_left(Step::Guard)),
+            (Step::Drain, self.has_old && !in_place),
+            (Step::Stop, self.has_old && !self.keeps()),
+            (Step::Publish, !self.stages.foreign),
+            (Step::AfterDeploy, self.stages.after_deploy && is_left(Step::AfterDeploy)),
+            (Step::Prune, !self.stages.foreign && is_left(Step::Prune)),
+        ];
+        made(&all).collect()
+    }
+
+    /// Whether the switch comes before the release has started: it has served before, and whoever goes back
+    /// to it wants to be away from the other one now, which runs on until this one is healthy.
+    fn is_at_once(self) -> bool {
+        let rolls_back = self.kind == JobKind::Rollback && self.strategy == Strategy::BlueGreen;
+        rolls_back && self.listens && self.has_old
+    }
+
+    /// Whether users are on the release before it is known to be healthy, while the old one runs: it was
+    /// switched to at once, or the job that did was cut off.
+    fn can_go_back(self) -> bool {
+        let cut_off = self.resumes.is_some_and(|step| place(step) < place(Step::Drain));
+        self.is_at_once() || (cut_off && self.has_old && self.strategy == Strategy::BlueGreen)
+    }
+
+    /// Whether the old release runs on. In place it cannot.
+    fn keeps(self) -> bool {
+        (self.stages.keeps || self.stages.foreign) && self.strategy == Strategy::BlueGreen
+    }
+
     /// The first step.
     #[must_use]
     pub fn begin(self) -> Phase {
-        let step = match (self.kind, self.runs) {
-            (JobKind::Deploy, _) => Step::Fetch,
-            (JobKind::Rollback, false) | (JobKind::Recover, _) => Step::Start,
-            // What runs may be ill all the same.
-            (JobKind::Rollback, true) | (JobKind::Switch, _) => Step::Health,
-        };
-        Phase::At(step, None)
+        Phase::Forward(0, None)
     }
 
-    /// Whether a process that the job has started is to be stopped when the job fails. What is
-    /// started at the daemon's start is needed all the same: NGINX sends requests to it already.
-    fn starts_what_nobody_needs(self) -> bool {
+    /// The step that a phase is at; none at its end.
+    #[must_use]
+    pub fn at(self, phase: Phase) -> Option<Step> {
+        match phase {
+            Phase::Forward(at, _) => self.way().get(at).copied(),
+            Phase::Back(step, _) => Some(step),
+            Phase::Ended(_) => None,
+        }
+    }
+
+    /// The phase that follows.
+    #[must_use]
+    pub fn step(self, phase: Phase, event: Event) -> Phase {
+        match phase {
+            Phase::Forward(at, but) => self.forward(at, but, event),
+            Phase::Back(step, outcome) => self.back(step, outcome, event),
+            Phase::Ended(_) => phase,
+        }
+    }
+
+    fn forward(self, at: usize, but: Option<Outcome>, event: Event) -> Phase {
+        let way = self.way();
+        let Some(&step) = way.get(at) else { return self.end(but.unwrap_or(Outcome::Done)) };
+        let go = |to, but: Option<Outcome>| match to < way.len() {
+            true => Phase::Forward(to, but),
+            false => self.end(but.unwrap_or(Outcome::Done)),
+        };
+        let next = |but| go(at + 1, but);
+        let switched = way.iter().position(|s| *s == Step::Switch).is_some_and(|s| s < at);
+        let on_it = switched || self.kind == JobKind::Recover;
+        match event {
+            Event::Done => next(but),
+            Event::Failed(_) | Event::Uncertain | Event::Limit | Event::Aborted
+                if matches!(step, Step::Start | Step::Health) && on_it && self.can_go_back() =>
+            {
+                Phase::Back(Step::SwitchBack, Outcome::SwitchedBack)
+            }
+            // Before the switch nothing was taken from anybody.
+            Event::Failed(outcome) if !switched => self.fail(step, outcome),
+            Event::Aborted if !switched => self.fail(step, Outcome::Aborted),
+            Event::Overruled | Event::Limit if !switched => self.fail(step, Outcome::Failed),
+            // Either release may be the active one, so both have to stay.
+            Event::Uncertain if !switched => self.end(Outcome::Uncertain),
+            // Whoever switches by hand knows what he wants, and may want the old release.
+            Event::Overruled => self.end(Outcome::Overruled),
+            Event::Failed(_) if step == Step::Guard => {
+                Phase::Back(Step::SwitchBack, Outcome::SwitchedBack)
+            }
+            // Until the old release drains, or stops in place, it is there to go back to.
+            Event::Aborted
+                if self.has_old
+                    && matches!(
+                        step,
+                        Step::AfterSwitch | Step::Guard | Step::Drain | Step::Stop
+                    ) =>
+            {
+                Phase::Back(Step::SwitchBack, Outcome::SwitchedBack)
+            }
+            // Nobody knows what the old release has in flight, so it stays.
+            Event::Failed(_) | Event::Uncertain if step == Step::Drain => {
+                let after = if way.get(at + 1) == Some(&Step::Stop) { at + 2 } else { at + 1 };
+                go(after, but)
+            }
+            Event::Failed(Outcome::Hook) => next(Some(Outcome::Hook)),
+            Event::Failed(_) | Event::Uncertain | Event::Limit | Event::Aborted => next(but),
+        }
+    }
+
+    fn back(self, step: Step, outcome: Outcome, event: Event) -> Phase {
+        match (step, event) {
+            (Step::SwitchBack, Event::Done) if self.begins() || self.resumes.is_some() => {
+                Phase::Back(Step::Undo, outcome)
+            }
+            (Step::SwitchBack, Event::Done) => self.end(outcome),
+            (Step::SwitchBack, Event::Overruled) => self.end(Outcome::Overruled),
+            (Step::SwitchBack, Event::Uncertain) => self.end(Outcome::Uncertain),
+            (Step::SwitchBack, _) | (Step::Undo, Event::Failed(Outcome::NotSwitchedBack)) => {
+                self.end(Outcome::NotSwitchedBack)
+            }
+            // What a killed daemon had begun is still there: the next start tries again.
+            (Step::Undo, Event::Failed(why)) if outcome == Outcome::Done => self.end(why),
+            (Step::OnFailure, _) => Phase::Ended(outcome),
+            _ => self.end(outcome),
+        }
+    }
+
+    /// After a failure before the switch.
+    fn fail(self, step: Step, outcome: Outcome) -> Phase {
+        // A fetch leaves nothing itself.
+        match self.begins() && step != Step::Fetch {
+            true => Phase::Back(Step::Undo, outcome),
+            false => self.end(outcome),
+        }
+    }
+
+    /// Whether the job leaves something that nobody needs if it does not come to its end. What ran
+    /// before ran for somebody; what is started at the daemon's start is needed all the same, as NGINX
+    /// sends requests to it already.
+    fn begins(self) -> bool {
         match self.kind {
             JobKind::Deploy => true,
             JobKind::Rollback => !self.runs,
@@ -64,176 +286,61 @@ impl Plan {
         }
     }
 
-    /// The phase that follows.
-    #[must_use]
-    pub fn step(self, phase: Phase, event: Event) -> Phase {
-        let Phase::At(step, why) = phase else { return phase };
-        let at = |step| Phase::At(step, None);
-        match (step, event) {
-            (Step::Fetch, Event::Done) => at(Step::Start),
-            (Step::Start, Event::Done) => at(Step::Health),
-            (Step::Health, Event::Done) => at(Step::Switch),
-            (Step::Fetch, Event::Failed(outcome)) => Phase::Ended(outcome),
-            (Step::Start | Step::Health | Step::Switch, Event::Failed(outcome)) => {
-                if self.starts_what_nobody_needs() {
-                    Phase::At(Step::Undo, Some(outcome))
-                } else {
-                    Phase::Ended(outcome)
-                }
-            }
-            // Before the switch nothing was taken from anybody, so it is as any failure.
-            (
-                Step::Fetch | Step::Start | Step::Health | Step::Switch,
-                Event::Overruled | Event::Limit,
-            ) => self.step(phase, Event::Failed(Outcome::Failed)),
-            // Either release may be the active one, so both have to stay.
-            (Step::Fetch | Step::Start | Step::Health | Step::Switch, Event::Uncertain) => {
-                Phase::Ended(Outcome::Uncertain)
-            }
-            (Step::Switch, Event::Done) if self.kind == JobKind::Switch || !self.has_old => {
-                at(Step::Publish)
-            }
-            (Step::Switch, Event::Done) => at(Step::Drain),
-            // Whoever switches by hand knows what he wants, and may want the old release.
-            (Step::Drain | Step::Stop | Step::Publish | Step::Prune, Event::Overruled) => {
-                Phase::Ended(Outcome::Overruled)
-            }
-            (Step::Drain, Event::Done | Event::Limit) => at(Step::Stop),
-            // Nobody knows what the old release has in flight, so it stays.
-            (Step::Drain, Event::Failed(_) | Event::Uncertain) => at(Step::Publish),
-            (Step::Stop, _) => at(Step::Publish),
-            (Step::Publish, _) if self.kind == JobKind::Deploy => at(Step::Prune),
-            (Step::Publish | Step::Prune, _) => Phase::Ended(Outcome::Done),
-            (Step::Undo, _) => Phase::Ended(why.unwrap_or(Outcome::Failed)),
+    fn end(self, outcome: Outcome) -> Phase {
+        if outcome != Outcome::Done && self.stages.on_failure {
+            Phase::Back(Step::OnFailure, outcome)
+        } else {
+            Phase::Ended(outcome)
         }
     }
+}
+
+/// Whether a step is one after which a job cannot be taken back as before: whoever wants that has to
+/// be heard before it.
+#[must_use]
+pub fn closes(step: Step) -> bool {
+    matches!(step, Step::Switch | Step::Drain | Step::Stop)
+}
+
+/// Whether what a job was about stays written down when it has ended so, to be finished or taken back
+/// at the daemon's next start. The next job of the application takes its place.
+#[must_use]
+pub fn keeps_intent(kind: JobKind, outcome: Outcome) -> bool {
+    match outcome {
+        // It is settled by the next look at NGINX.
+        Outcome::Uncertain => true,
+        // What could not be finished now may be then.
+        Outcome::Failed | Outcome::Unhealthy | Outcome::Unreachable | Outcome::NotSwitchedBack => {
+            kind == JobKind::Recover
+        }
+        Outcome::Done
+        | Outcome::Hook
+        | Outcome::Aborted
+        | Outcome::SwitchedBack
+        | Outcome::Overruled => false,
+    }
+}
+
+/// Of these steps, those that are made.
+fn made(all: &[(Step, bool)]) -> impl Iterator<Item = Step> {
+    all.iter().filter(|(_, is_made)| *is_made).map(|(step, _)| *step)
+}
+
+/// Where a step stands among those that follow the switch; those before it are at its beginning.
+fn place(step: Step) -> usize {
+    const AFTER: [Step; 9] = [
+        Step::Switch,
+        Step::Resume,
+        Step::AfterSwitch,
+        Step::Guard,
+        Step::Drain,
+        Step::Stop,
+        Step::Publish,
+        Step::AfterDeploy,
+        Step::Prune,
+    ];
+    AFTER.iter().position(|s| *s == step).unwrap_or(0)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const EVENTS: [Event; 6] = [
-        Event::Done,
-        Event::Failed(Outcome::Failed),
-        Event::Failed(Outcome::Unhealthy),
-        Event::Uncertain,
-        Event::Limit,
-        Event::Overruled,
-    ];
-
-    /// Calls `f` with every way that every job can go: its steps with their events, and its end.
-    fn every_way(mut f: impl FnMut(Plan, &[(Step, Event)], Outcome)) {
-        fn go(
-            plan: Plan,
-            phase: Phase,
-            way: &mut Vec<(Step, Event)>,
-            f: &mut impl FnMut(Plan, &[(Step, Event)], Outcome),
-        ) {
-            match phase {
-                Phase::Ended(outcome) => f(plan, way, outcome),
-                Phase::At(step, _) => {
-                    assert!(way.len() < 12, "{plan:?} does not end: {way:?}");
-                    for event in EVENTS {
-                        way.push((step, event));
-                        go(plan, plan.step(phase, event), way, f);
-                        way.pop();
-                    }
-                }
-            }
-        }
-        for kind in [JobKind::Deploy, JobKind::Rollback, JobKind::Switch, JobKind::Recover] {
-            for (runs, has_old) in [(false, false), (false, true), (true, false), (true, true)] {
-                // A release that is switched to by hand runs, and one that is new does not; one that
-                // has to run again is the active one, of which a job may have left an old one.
-                let possible = match kind {
-                    JobKind::Deploy => !runs,
-                    JobKind::Rollback => true,
-                    JobKind::Switch => runs,
-                    JobKind::Recover => !runs,
-                };
-                if !possible {
-                    continue;
-                }
-                let plan = Plan { kind, runs, has_old };
-                go(plan, plan.begin(), &mut Vec::new(), &mut f);
-            }
-        }
-    }
-
-    fn at(way: &[(Step, Event)], step: Step) -> Option<usize> {
-        way.iter().position(|(s, _)| *s == step)
-    }
-
-    #[test]
-    fn p8_what_is_not_healthy_is_never_switched_to() {
-        every_way(|plan, way, _| {
-            let Some(switch) = at(way, Step::Switch) else { return };
-            assert!(way[..switch].contains(&(Step::Health, Event::Done)), "{plan:?} {way:?}");
-        });
-    }
-
-    #[test]
-    fn the_old_release_is_only_touched_after_the_switch() {
-        every_way(|plan, way, _| {
-            for step in [Step::Drain, Step::Stop, Step::Publish, Step::Prune] {
-                if let Some(at) = at(way, step) {
-                    assert!(way[..at].contains(&(Step::Switch, Event::Done)), "{plan:?} {way:?}");
-                }
-            }
-        });
-    }
-
-    #[test]
-    fn the_old_release_is_stopped_only_when_it_is_drained_or_its_limit_is_reached() {
-        every_way(|plan, way, _| {
-            let Some(stop) = at(way, Step::Stop) else { return };
-            let (step, event) = way[stop - 1];
-            assert_eq!(step, Step::Drain, "{plan:?} {way:?}");
-            assert!(matches!(event, Event::Done | Event::Limit), "{plan:?} {way:?}");
-        });
-    }
-
-    #[test]
-    fn what_was_started_is_undone_unless_it_may_have_traffic() {
-        every_way(|plan, way, outcome| {
-            let started = at(way, Step::Start).is_some();
-            let switched = way.contains(&(Step::Switch, Event::Done));
-            let uncertain = way.iter().any(|(step, event)| {
-                *event == Event::Uncertain
-                    && matches!(step, Step::Fetch | Step::Start | Step::Health | Step::Switch)
-            });
-            let undone = at(way, Step::Undo).is_some();
-            let needed = plan.kind == JobKind::Recover;
-            assert_eq!(undone, started && !needed && !switched && !uncertain, "{plan:?} {way:?}");
-            let well = matches!(outcome, Outcome::Done | Outcome::Overruled);
-            assert_eq!(switched, well, "{plan:?} {way:?} {outcome:?}");
-        });
-    }
-
-    #[test]
-    fn p7_nothing_is_touched_any_more_once_somebody_else_has_switched() {
-        every_way(|plan, way, outcome| {
-            let Some(switch) = at(way, Step::Switch) else { return };
-            let after = &way[switch + 1..];
-            let overruled = after.iter().position(|(_, event)| *event == Event::Overruled);
-            if let Some(at) = overruled.filter(|_| way[switch].1 == Event::Done) {
-                assert_eq!(at + 1, after.len(), "{plan:?} {way:?}");
-                assert_eq!(outcome, Outcome::Overruled);
-            }
-        });
-    }
-
-    #[test]
-    fn a_job_ends_with_the_reason_of_its_failure() {
-        every_way(|plan, way, outcome| {
-            if let Some(undo) = at(way, Step::Undo) {
-                let why = match way[undo - 1].1 {
-                    Event::Overruled | Event::Limit => Event::Failed(Outcome::Failed),
-                    event => event,
-                };
-                assert_eq!(why, Event::Failed(outcome), "{plan:?} {way:?}");
-            }
-        });
-    }
-}
+mod tests;

@@ -1,12 +1,19 @@
-//! An application's folder: `releases/<id>`, `current`, `log/<id>.log`, `log/<id>+hooks.log`.
+//! An application's folder: `releases/<id>`, `current`, `slots/<instance>`, `log/<id>.log`,
+//! `log/<id>+hooks.log`.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use shunt_api::ReleaseName;
 
 use crate::hook;
-use crate::source::folder;
+use crate::source::{path_of, place, remove_at, revision};
+
+/// Where releases lie, and their logs, in the folder of an application.
+const RELEASES: &str = "releases";
+const LOG: &str = "log";
 
 /// The folder of an application.
 #[derive(Debug, Clone)]
@@ -24,7 +31,7 @@ impl Releases {
     /// Where releases lie.
     #[must_use]
     pub fn folder(&self) -> PathBuf {
-        self.root.join("releases")
+        self.root.join(RELEASES)
     }
 
     /// Where this release lies.
@@ -33,10 +40,52 @@ impl Releases {
         self.folder().join(release.as_str())
     }
 
+    /// Where the links of slots lie.
+    #[must_use]
+    pub fn slots(&self) -> PathBuf {
+        self.root.join("slots")
+    }
+
+    /// The link of a slot, by the name of its instance.
+    #[must_use]
+    pub fn slot(&self, instance: &str) -> PathBuf {
+        self.slots().join(instance)
+    }
+
     /// Its log.
     #[must_use]
     pub fn log(&self, release: &ReleaseName) -> PathBuf {
-        self.root.join("log").join(format!("{release}.log"))
+        self.root.join(LOG).join(format!("{release}.log"))
+    }
+
+    /// What a release was made of, if its folder says so.
+    #[must_use]
+    pub fn revision(&self, release: &ReleaseName) -> Option<String> {
+        revision::of(&self.of(release))
+    }
+
+    /// All releases, with the time when each was made, the oldest first.
+    ///
+    /// # Errors
+    ///
+    /// What the system says.
+    pub fn all(&self) -> io::Result<Vec<(SystemTime, ReleaseName)>> {
+        let mut found = Vec::new();
+        let Some(folder) = self.held(RELEASES)? else { return Ok(found) };
+        for entry in std::fs::read_dir(path_of(&folder))? {
+            let entry = entry?;
+            // What has no release's name was not put there by us.
+            let name = entry.file_name().to_str().and_then(|n| ReleaseName::new(n).ok());
+            if let Some(name) = name.filter(|n| !n.as_str().starts_with('.'))
+                && entry.file_type()?.is_dir()
+            {
+                // The folder itself is as old as the release: it was renamed into place, and the
+                // copy has set no time.
+                found.push((entry.metadata()?.modified()?, name));
+            }
+        }
+        found.sort();
+        Ok(found)
     }
 
     /// Points `current` to a release: a new link is made beside it and renamed over it, so there is
@@ -69,33 +118,38 @@ impl Releases {
     ///
     /// What the system says of the first that cannot be removed.
     pub fn prune(&self, keep: usize, in_use: &[ReleaseName]) -> io::Result<Vec<ReleaseName>> {
-        let mut found = Vec::new();
-        for entry in std::fs::read_dir(self.folder())? {
-            let entry = entry?;
-            // What has no release's name was not put there by us.
-            let name = entry.file_name().to_str().and_then(|n| ReleaseName::new(n).ok());
-            if let Some(name) = name.filter(|n| !n.as_str().starts_with('.'))
-                && entry.file_type()?.is_dir()
-            {
-                // The folder itself is as old as the release: it was renamed into place, and the
-                // copy has set no time.
-                found.push((entry.metadata()?.modified()?, name));
-            }
-        }
-        found.sort();
-        let names: Vec<ReleaseName> = found.into_iter().map(|(_, name)| name).collect();
+        let names: Vec<ReleaseName> = self.all()?.into_iter().map(|(_, name)| name).collect();
         let out = to_remove(&names, keep, in_use);
         for release in &out {
-            folder::remove(&self.of(release))?;
+            self.remove(release)?;
+            let Some(logs) = self.held(LOG)? else { continue };
             for log in [self.log(release), hook::log(&self.root, release)] {
-                match std::fs::remove_file(log) {
-                    Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                    _ => {}
-                }
+                remove_at(&logs, log.file_name().unwrap_or_default())?;
             }
         }
         self.prune_logs(keep)?;
         Ok(out)
+    }
+
+    /// Removes the folder of a release; it need not be there.
+    ///
+    /// # Errors
+    ///
+    /// What the system says.
+    pub fn remove(&self, release: &ReleaseName) -> io::Result<()> {
+        match self.held(RELEASES)? {
+            Some(folder) => remove_at(&folder, release.as_str().as_ref()),
+            None => Ok(()),
+        }
+    }
+
+    /// A folder in the root, if it is there. The root may belong to the application's user, who could put
+    /// a link in its place at any moment, to where root should remove nothing.
+    fn held(&self, name: &str) -> io::Result<Option<OwnedFd>> {
+        match self.root.join(name).symlink_metadata() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            _ => place(&self.root, name).map(Some),
+        }
     }
 
     /// Removes logs of releases that are no more, as of refused ones, but for the latest `keep` of
@@ -105,12 +159,9 @@ impl Releases {
     ///
     /// What the system says of the first that cannot be removed.
     pub fn prune_logs(&self, keep: usize) -> io::Result<()> {
-        let entries = match std::fs::read_dir(self.root.join("log")) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            entries => entries?,
-        };
+        let Some(folder) = self.held(LOG)? else { return Ok(()) };
         let (mut own, mut of_hooks) = (Vec::new(), Vec::new());
-        for entry in entries {
+        for entry in std::fs::read_dir(path_of(&folder))? {
             let entry = entry?;
             let name = entry.file_name();
             let Some(name) = name.to_str() else { continue };
@@ -120,13 +171,13 @@ impl Releases {
             };
             let release = release.and_then(|release| ReleaseName::new(release).ok());
             if release.is_some_and(|release| !self.of(&release).exists()) {
-                found.push((entry.metadata()?.modified()?, entry.path()));
+                found.push((entry.metadata()?.modified()?, entry.file_name()));
             }
         }
         for found in [&mut own, &mut of_hooks] {
             found.sort();
             let too_many = found.len().saturating_sub(keep);
-            found.iter().take(too_many).try_for_each(|(_, log)| std::fs::remove_file(log))?;
+            found.iter().take(too_many).try_for_each(|(_, log)| remove_at(&folder, log))?;
         }
         Ok(())
     }
@@ -211,6 +262,33 @@ mod tests {
         assert_eq!(left, [0, 3, 4]);
         let left: Vec<_> = (0..5).filter(|i| of_hooks(*i).exists()).collect();
         assert_eq!(left, [0, 3, 4]);
+    }
+
+    #[test]
+    fn p12_nothing_is_removed_through_a_link_that_somebody_else_has_made() {
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("skipped: only root can give a link away");
+            return;
+        }
+        let (tmp, victim) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let releases = Releases::new(tmp.path());
+        for i in 0..4 {
+            std::fs::create_dir(victim.path().join(name(i).as_str())).unwrap();
+            std::fs::write(victim.path().join(format!("{}x.log", name(i))), "").unwrap();
+        }
+        for folder in ["releases", "log"] {
+            let link = tmp.path().join(folder);
+            std::os::unix::fs::symlink(victim.path(), &link).unwrap();
+            std::os::unix::fs::lchown(link, Some(65534), None).unwrap();
+        }
+        let refused = |result: io::Result<()>| {
+            assert!(result.unwrap_err().to_string().contains("somebody else"));
+        };
+        refused(releases.prune(1, &[]).map(drop));
+        refused(releases.prune_logs(1));
+        refused(releases.remove(&name(0)));
+        refused(releases.all().map(drop));
+        assert_eq!(std::fs::read_dir(victim.path()).unwrap().count(), 8);
     }
 
     #[test]

@@ -28,6 +28,7 @@ pub(super) async fn check(
     }
     let program = Program {
         app: target.app,
+        root: target.root,
         release: target.release,
         step: "health",
         command: command.iter().map(OsString::from).collect(),
@@ -68,7 +69,15 @@ mod tests {
         let env = BTreeMap::from([("RELEASE".to_owned(), "v1".to_owned())]);
         let (slot, release) = ("127.0.0.1:3001".parse().unwrap(), v1());
         let app = release.clone();
-        let target = Target { app: &app, slot: &slot, release: &release, folder, user, env: &env };
+        let target = Target {
+            app: &app,
+            root: folder,
+            slot: &slot,
+            release: &release,
+            folder,
+            user,
+            env: &env,
+        };
         check(&command, target, limit).await
     }
 
@@ -111,12 +120,19 @@ mod tests {
     #[tokio::test]
     async fn what_does_not_end_is_killed_with_all_that_it_has_started() {
         let tmp = tempfile::tempdir().unwrap();
-        let script = "sleep 600 & echo $!; wait";
+        let script = "sleep 600 & echo $!; touch said; wait";
         let command = ["/bin/sh", "-c", script];
-        let limit = Duration::from_millis(300);
-        let error = run_as(None, tmp.path(), &command, limit).await.unwrap_err();
+        let limit = Duration::from_secs(3600);
+        let time_passes = async {
+            until_there(&tmp.path().join("said")).await;
+            tokio::time::pause();
+            tokio::time::advance(limit).await;
+            tokio::time::resume();
+        };
+        let (ended, ()) = tokio::join!(run_as(None, tmp.path(), &command, limit), time_passes);
+        let error = ended.unwrap_err();
         assert!(
-            error.starts_with("\"/bin/sh\": it was ended as it took longer than 300ms\n"),
+            error.starts_with("\"/bin/sh\": it was ended as it took longer than 1h\n"),
             "{error}"
         );
         until_gone(error.lines().last().unwrap().parse().unwrap()).await;
@@ -138,9 +154,7 @@ mod tests {
         let pid = tokio::select! {
             ended = run(tmp.path(), script) => panic!("{ended:?}"),
             pid = async {
-                while !path.exists() {
-                    tokio::time::sleep(Duration::from_millis(5)).await;
-                }
+                until_there(&path).await;
                 std::fs::read_to_string(&path).unwrap()
             } => pid,
         };
@@ -158,6 +172,14 @@ mod tests {
         let limit = Duration::from_secs(20);
         let error = run_as(Some(&user), Path::new("/"), &command, limit).await.unwrap_err();
         assert_eq!(error.lines().last(), Some(format!("{} nobody", user.uid).as_str()));
+    }
+
+    async fn until_there(path: &Path) {
+        let end = std::time::Instant::now() + Duration::from_secs(20);
+        while !path.exists() {
+            assert!(std::time::Instant::now() < end, "{} is not there", path.display());
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
 
     async fn until_gone(pid: u32) {

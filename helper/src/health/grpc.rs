@@ -11,6 +11,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Request, StatusCode, header};
 use shunt_api::Address;
 
+use crate::clock::Span;
 use crate::endpoint;
 
 /// Where the method is. The authority is that of the default `Host` of a check by HTTP.
@@ -45,7 +46,7 @@ pub(super) async fn check(slot: &Address, service: &str, limit: Duration) -> Res
     };
     match tokio::time::timeout(limit, exchange).await {
         Ok(result) => result,
-        Err(_) => Err(format!("no answer of gRPC from {slot} within {limit:?}")),
+        Err(_) => Err(format!("no answer of gRPC from {slot} within {}", Span(limit))),
     }
 }
 

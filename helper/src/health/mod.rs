@@ -9,18 +9,21 @@ pub mod warm_up;
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use shunt_api::{Address, ReleaseName};
+use tokio::time::Instant;
 
+use crate::clock::Span;
 use crate::config::{self, Check, Health};
+use crate::plain::plain;
 use crate::runner::user::User;
 
 /// Why a release is not healthy.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum HealthError {
     /// It was not in time.
-    #[error("not healthy within {deadline:?}; last check: {last}")]
+    #[error("not healthy within {}; last check: {last}", Span(*deadline))]
     Deadline {
         /// The time that it had.
         deadline: Duration,
@@ -42,7 +45,7 @@ impl HealthError {
     #[must_use]
     pub fn brief(&self) -> String {
         match self {
-            Self::Deadline { deadline, .. } => format!("not healthy within {deadline:?}"),
+            Self::Deadline { deadline, .. } => format!("not healthy within {}", Span(*deadline)),
             Self::Ended { how, .. } => format!("its process ended with {how}"),
         }
     }
@@ -52,7 +55,7 @@ impl HealthError {
     pub fn lines(&self) -> Vec<String> {
         match self {
             Self::Deadline { last, .. } | Self::Ended { last, .. } => {
-                format!("last check: {last}").lines().map(str::to_owned).collect()
+                format!("last check: {last}").lines().map(plain).collect()
             }
         }
     }
@@ -63,6 +66,8 @@ impl HealthError {
 pub struct Target<'a> {
     /// Of which application.
     pub app: &'a ReleaseName,
+    /// The application's folder.
+    pub root: &'a Path,
     /// Where it listens.
     pub slot: &'a Address,
     /// Its name.
@@ -112,7 +117,7 @@ async fn until_good<F: Future<Output = Result<(), String>>>(
         let checked = tokio::select! {
             biased;
             how = &mut ended => return Err(HealthError::Ended { how, last }),
-            checked = tokio::time::timeout_at(end.into(), check()) => checked,
+            checked = tokio::time::timeout_at(end, check()) => checked,
         };
         match checked {
             Ok(Ok(())) => {
@@ -171,8 +176,12 @@ mod tests {
         ended: impl Future<Output = String>,
     ) -> Result<(), HealthError> {
         let (folder, env) = (Path::new("/"), &BTreeMap::new());
-        wait(config, Target { app: &v1(), slot, release: &v1(), folder, user: None, env }, ended)
-            .await
+        wait(
+            config,
+            Target { app: &v1(), root: folder, slot, release: &v1(), folder, user: None, env },
+            ended,
+        )
+        .await
     }
 
     #[tokio::test]
@@ -193,10 +202,24 @@ mod tests {
 
     #[tokio::test]
     async fn p8_what_never_becomes_healthy_is_refused_with_its_last_answer() {
-        let bad = || async { (StatusCode::INTERNAL_SERVER_ERROR, "no database\nat all\n") };
+        let bad = || async {
+            (StatusCode::INTERNAL_SERVER_ERROR, "no \x1b[31mdatabase\x1b[0m\nat all\n")
+        };
         let slot = serve(Router::new().route("/", get(bad))).await;
-        let error = ask(&config("200ms", ""), &slot, pending()).await.unwrap_err();
-        assert_eq!(error.brief(), "not healthy within 200ms");
+        let config = config("1h", "");
+        let Check::Http(http) = &config.check else { panic!("{config:?}") };
+        let asked = AtomicU32::new(0);
+        let check = || async {
+            if asked.fetch_add(1, Ordering::SeqCst) == 0 {
+                return http::check(http, &slot, &v1(), Duration::from_secs(20)).await;
+            }
+            // The second one is still asking when the time is over.
+            tokio::time::pause();
+            tokio::time::advance(config.pace.deadline).await;
+            pending().await
+        };
+        let error = until_good(&config.pace, check, pending()).await.unwrap_err();
+        assert_eq!(error.brief(), "not healthy within 1h");
         let last = "last check: GET / answered 500 Internal Server Error: no database";
         assert_eq!(error.lines(), [last, "at all"]);
     }
@@ -211,7 +234,7 @@ mod tests {
             ("grpc = \"\"", "cannot connect to unix:"),
             ("command = [\"false\"]", "\"false\": it ended with exit status 1"),
         ] {
-            let error = ask(&config("100ms", check), &nowhere, pending()).await.unwrap_err();
+            let error = ask(&config("1s", check), &nowhere, pending()).await.unwrap_err();
             assert!(error.lines()[0].contains(said), "{check}: {error}");
         }
         ask(&config("20s", "command = [\"true\"]"), &nowhere, pending()).await.unwrap();
@@ -228,20 +251,18 @@ mod tests {
 
     #[tokio::test]
     async fn a_process_that_ends_between_two_checks_ends_the_wait() {
-        let (asked, mut asks) = tokio::sync::mpsc::unbounded_channel();
-        let answer = move || async move {
-            asked.send(()).unwrap();
-            StatusCode::SERVICE_UNAVAILABLE
+        let checked = tokio::sync::Notify::new();
+        let check = || async {
+            checked.notify_one();
+            Err("GET / answered 503".to_owned())
         };
-        let slot = serve(Router::new().route("/", get(answer))).await;
         // Between two checks is nearly always.
-        let patient = toml::from_str("interval = \"1h\"\ndeadline = \"2h\"").unwrap();
+        let pace = toml::from_str::<Health>("interval = \"1h\"\ndeadline = \"2h\"").unwrap().pace;
         let ended = async {
-            asks.recv().await;
-            tokio::time::sleep(Duration::from_millis(50)).await;
+            checked.notified().await;
             "signal 11".to_owned()
         };
-        let waited = tokio::time::timeout(Duration::from_secs(20), ask(&patient, &slot, ended));
+        let waited = tokio::time::timeout(Duration::from_secs(20), until_good(&pace, check, ended));
         let error = waited.await.expect("at once").unwrap_err();
         assert_eq!(error.brief(), "its process ended with signal 11");
         assert!(error.lines()[0].contains("503"), "{error}");

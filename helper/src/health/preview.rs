@@ -102,7 +102,7 @@ mod tests {
             });
             Json(serde_json::json!({
                 "name": "web", "generation": 1, "active": "v0", "previous": null, "canary": null,
-                "hold": null, "parked": 0, "parked_total": 0, "fallback": false, "switches": 0,
+                "hold": null, "holdable": true, "parked": 0, "parked_total": 0, "fallback": false, "switches": 0,
                 "releases": [release],
             }))
         };
@@ -123,7 +123,7 @@ mod tests {
 
     async fn ask(looks_at: &'static str, more: &str) -> Result<(), String> {
         let (client, url) = nginx(looks_at).await;
-        let text = format!("url = {url:?}\ninterval = \"1ms\"\ndeadline = \"200ms\"\n{more}");
+        let text = format!("url = {url:?}\ninterval = \"1ms\"\ndeadline = \"1s\"\n{more}");
         let config: Preview = toml::from_str(&text).unwrap();
         wait(&config, &v1(), &client, pending()).await.map_err(|e| e.to_string())
     }

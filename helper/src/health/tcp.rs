@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use shunt_api::Address;
 
+use crate::clock::Span;
 use crate::endpoint;
 
 /// Connects once; the error is what was wrong.
@@ -11,7 +12,7 @@ pub(super) async fn check(slot: &Address, limit: Duration) -> Result<(), String>
     match tokio::time::timeout(limit, endpoint::connect(slot)).await {
         Ok(Ok(_)) => Ok(()),
         Ok(Err(error)) => Err(format!("cannot connect to {slot}: {error}")),
-        Err(_) => Err(format!("no connection to {slot} within {limit:?}")),
+        Err(_) => Err(format!("no connection to {slot} within {}", Span(limit))),
     }
 }
 

@@ -1,5 +1,7 @@
 //! What a program says, in lines.
 
+use crate::plain::plain;
+
 /// The longest line that is passed on, in bytes; what is longer is cut.
 const LONGEST: usize = 4 << 10;
 
@@ -53,22 +55,6 @@ impl Splitter {
         lines(&text);
         *self = Self::default();
     }
-}
-
-/// The text without what a terminal would take for an order, as colours.
-fn plain(text: &str) -> String {
-    let mut chars = text.chars().peekable();
-    let mut plain = String::with_capacity(text.len());
-    while let Some(c) = chars.next() {
-        if c == '\x1b' && chars.next_if_eq(&'[').is_some() {
-            // Up to the letter that ends it (ECMA-48, 5.4).
-            while chars.next_if(|c| !('@'..='~').contains(c)).is_some() {}
-            chars.next();
-        } else if !c.is_control() || c == '\t' {
-            plain.push(c);
-        }
-    }
-    plain
 }
 
 #[cfg(test)]

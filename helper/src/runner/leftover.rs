@@ -1,5 +1,7 @@
 //! A process that an earlier daemon started and that still runs.
 
+use std::path::Path;
+
 use rustix::process::{Pid, Signal, getpgid, getpgrp, kill_process_group};
 use shunt_api::ReleaseName;
 
@@ -56,8 +58,11 @@ impl Identity {
 
 /// Kills what an earlier daemon has left running of the steps of a job: hooks, git, whatever
 /// [`crate::program`] runs. What was started in a slot is none of it.
-pub fn end_steps(app: &ReleaseName, release: &ReleaseName) {
-    let env = [("SHUNT_APP", app.as_str()), ("RELEASE", release.as_str())];
+///
+/// `root` is the application's folder: another daemon may have one of the same name.
+pub fn end_steps(app: &ReleaseName, root: &Path, release: &ReleaseName) {
+    let root = root.to_string_lossy();
+    let env = [("SHUNT_APP", app.as_str()), ("SHUNT_ROOT", &root), ("RELEASE", release.as_str())];
     for pid in processes(|environ| environ.has(&env) && environ.is_step()) {
         if let Ok(group) = getpgid(Some(pid))
             && group != getpgrp()

@@ -8,8 +8,13 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{CWD, Gid, Mode, OFlags, fchown, mkdirat, openat};
 use rustix::io::Errno;
 
+use crate::plain::plain;
+
 /// How much of the end of a log is looked at for its last lines, in bytes.
 const TAIL: u64 = 64 << 10;
+
+/// As much is looked at when somebody asks for a log.
+const LONG_TAIL: u64 = 4 << 20;
 
 /// The log of a release, from the moment on that it was started.
 #[derive(Debug, Clone)]
@@ -73,20 +78,33 @@ impl Log {
     /// The last lines since the start, at most so many.
     #[must_use]
     pub fn last_lines(&self, n: usize) -> Vec<String> {
-        let read = || -> io::Result<Vec<u8>> {
-            let mut file = Self::find(&self.path, OFlags::RDONLY)?;
-            let from = self.start.max(file.metadata()?.len().saturating_sub(TAIL));
-            file.seek(SeekFrom::Start(from))?;
-            let mut tail = Vec::new();
-            file.read_to_end(&mut tail)?;
-            Ok(tail)
-        };
         // A log that cannot be read has no lines; that is no reason to fail.
-        let text = read().unwrap_or_default();
-        let text = String::from_utf8_lossy(&text);
-        let lines: Vec<&str> = text.lines().collect();
-        lines[lines.len().saturating_sub(n)..].iter().map(|line| (*line).to_owned()).collect()
+        read(&self.path, self.start, TAIL, n).unwrap_or_default()
     }
+}
+
+/// The last lines of a log, at most so many.
+///
+/// # Errors
+///
+/// What the system says.
+pub fn last_lines_of(path: &Path, n: usize) -> io::Result<Vec<String>> {
+    read(path, 0, LONG_TAIL, n)
+}
+
+/// The last lines of a log, from a place on, out of its last so many bytes.
+fn read(path: &Path, start: u64, most: u64, n: usize) -> io::Result<Vec<String>> {
+    let mut file = Log::find(path, OFlags::RDONLY)?;
+    let length = file.metadata()?.len();
+    // It may have been emptied meanwhile, as logrotate's `copytruncate` does.
+    let start = if start > length { 0 } else { start };
+    let from = start.max(length.saturating_sub(most));
+    file.seek(SeekFrom::Start(from))?;
+    let mut tail = Vec::new();
+    file.take(most).read_to_end(&mut tail)?;
+    let text = String::from_utf8_lossy(&tail);
+    let lines: Vec<&str> = text.lines().collect();
+    Ok(lines[lines.len().saturating_sub(n)..].iter().map(|line| plain(line)).collect())
 }
 
 #[cfg(test)]
@@ -106,6 +124,23 @@ mod tests {
         }
         assert_eq!(log.last_lines(2), ["line 3", "line 4"]);
         assert_eq!(log.last_lines(9).len(), 5);
+        // Whoever reads it has a terminal.
+        log.writer().unwrap().write_all(b"\x1b]0;title\x07\x1b[2Jend\r\n").unwrap();
+        assert_eq!(log.last_lines(1), ["]0;titleend"]);
+        assert_eq!(last_lines_of(&path, 1).unwrap(), ["]0;titleend"]);
+    }
+
+    #[test]
+    fn a_log_that_was_rotated_away_goes_on_at_its_beginning() {
+        let tmp = tempfile::tempdir().unwrap();
+        let path = tmp.path().join("log/v1.log");
+        writeln!(Log::open(&path, None).unwrap().writer().unwrap(), "a long line").unwrap();
+        let log = Log::open(&path, None).unwrap();
+        let mut writer = log.writer().unwrap();
+        writeln!(writer, "before").unwrap();
+        std::fs::File::options().write(true).truncate(true).open(&path).unwrap();
+        writeln!(writer, "after").unwrap();
+        assert_eq!(log.last_lines(9), ["after"]);
     }
 
     #[test]

@@ -1,7 +1,14 @@
-//! What starts and stops processes in slots.
+//! What starts and stops releases in slots: the daemon itself ([`process`]), systemd ([`systemd`]), or
+//! somebody else ([`external`]). [`running`] is what all of them have in common.
 
+pub mod external;
+pub mod holders;
 pub mod leader;
 pub mod leftover;
 pub mod log;
 pub mod process;
+pub mod running;
+pub mod state;
+pub mod systemd;
+pub mod tail;
 pub mod user;

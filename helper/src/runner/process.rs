@@ -2,10 +2,14 @@
 //!
 //! The slot's listening socket is opened here and handed over as descriptor 3 (`sd_listen_fds(3)`:
 //! `LISTEN_FDS`, `LISTEN_PID`, `LISTEN_FDNAMES`). It stays open while a process that died is started
-//! again, so connections wait instead of failing. Processes run in a group of their own.
+//! again, so connections wait instead of failing; and after one that was stopped, if that is wanted: the
+//! first connection starts it again. Processes run in a group of their own.
+
+mod rest;
 
 use std::collections::BTreeMap;
 use std::io;
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -15,11 +19,15 @@ use shunt_api::Address;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::endpoint::{self, Listener};
+use crate::endpoint::{self, ListenError, Listener};
 use crate::log;
+use crate::runner::external::ResolveError;
+use crate::runner::holders;
 use crate::runner::leader::Leader;
 use crate::runner::leftover::Identity;
 use crate::runner::log::Log;
+use crate::runner::state::{End, State};
+use crate::runner::systemd::SystemdError;
 use crate::runner::user::{self, User};
 
 /// The first descriptor that is handed over (`SD_LISTEN_FDS_START`).
@@ -62,37 +70,16 @@ impl Spec {
     }
 }
 
-/// What a process is doing.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum State {
-    /// It runs.
-    Running {
-        /// Its pid.
-        pid: u32,
-        /// How often it had to be started again.
-        restarts: u32,
-    },
-    /// It ended by itself and will be started again.
-    Ended {
-        /// How it ended.
-        how: String,
-        /// How often it had to be started again.
-        restarts: u32,
-    },
-    /// It was stopped.
-    Stopped,
-}
-
-/// Why a process cannot be started.
+/// Why a release cannot be started.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// The slot's socket cannot be opened.
-    #[error("cannot listen on slot {slot}: {error}")]
+    #[error("cannot listen on slot {slot}: {error}{}", who(slot, error))]
     Listen {
         /// The slot.
         slot: Address,
-        /// What the system said.
-        error: io::Error,
+        /// Why.
+        error: ListenError,
     },
     /// The log cannot be opened.
     #[error("cannot open log {path:?}: {error}")]
@@ -112,13 +99,49 @@ pub enum StartError {
         /// What the system said.
         error: io::Error,
     },
+    /// systemd does not start it.
+    #[error(transparent)]
+    Systemd(#[from] SystemdError),
+    /// What runs in the slot was started by another runner than the application has now.
+    #[error(
+        "the slot is held by another runner than the configuration has now: stop its release first"
+    )]
+    OtherRunner,
+    /// Somebody else's slot cannot be found.
+    #[error(transparent)]
+    Resolve(#[from] ResolveError),
+}
+
+/// How to find who listens there.
+fn who(slot: &Address, error: &ListenError) -> String {
+    match slot {
+        _ if !error.is_in_use() => String::new(),
+        Address::Ip(address) => {
+            format!("; `ss -lntp sport = :{}` tells who does", address.port())
+        }
+        Address::Unix(path) => format!("; `ss -lxp src {}` tells who does", path.display()),
+    }
 }
 
 impl StartError {
+    /// The last that the release has said.
+    #[must_use]
+    pub fn lines(&self) -> &[String] {
+        match self {
+            Self::Systemd(SystemdError::Failed { lines, .. }) => lines,
+            _ => &[],
+        }
+    }
+
     /// Whether somebody else listens there.
     #[must_use]
     pub fn is_in_use(&self) -> bool {
-        matches!(self, Self::Listen { error, .. } if error.kind() == io::ErrorKind::AddrInUse)
+        match self {
+            Self::Listen { error, .. } => error.is_in_use(),
+            // There is hardly another reason for a socket.
+            Self::Systemd(SystemdError::Failed { unit, .. }) => unit.ends_with(".socket"),
+            _ => false,
+        }
     }
 }
 
@@ -128,7 +151,8 @@ pub struct Process {
     state: watch::Receiver<State>,
     stop: watch::Sender<bool>,
     log: Log,
-    task: JoinHandle<bool>,
+    /// Gives the socket back, which is lost only with the task itself.
+    task: JoinHandle<(End, Option<Listener>)>,
 }
 
 impl Process {
@@ -138,17 +162,31 @@ impl Process {
     ///
     /// [`StartError`].
     pub async fn start(spec: Spec) -> Result<Self, StartError> {
-        let listener = endpoint::listen(&spec.slot)
-            .await
-            .map_err(|error| StartError::Listen { slot: spec.slot.clone(), error })?;
-        let log = Log::open(&spec.log, spec.group())
-            .map_err(|error| StartError::Log { path: spec.log.clone(), error })?;
-        let leader = spawn(&spec, &listener, &log).map_err(|error| StartError::Spawn {
-            command: spec.command.clone(),
-            folder: spec.folder.clone(),
-            error,
-        })?;
+        let listener = listen(&spec).await?;
+        let (log, leader) = launch(&spec, &listener)?;
         Ok(Self::supervised(spec, listener, log, leader))
+    }
+
+    /// Stops what runs and starts another program on the same socket, which stays open, so that
+    /// connections wait.
+    ///
+    /// # Errors
+    ///
+    /// [`StartError`], and the slot in which nothing runs but whose socket is still open: another
+    /// program can be started there by the same call.
+    pub async fn replace(self, spec: Spec) -> Result<Self, (Self, StartError)> {
+        let log = self.log.clone();
+        let listener = match self.end().await {
+            (_, Some(listener)) => Ok(listener),
+            (_, None) => listen(&spec).await,
+        };
+        match listener {
+            Ok(listener) => match launch(&spec, &listener) {
+                Ok((log, leader)) => Ok(Self::supervised(spec, listener, log, leader)),
+                Err(error) => Err((Self::held(Some(listener), log), error)),
+            },
+            Err(error) => Err((Self::held(None, log), error)),
+        }
     }
 
     /// Takes over a process that an earlier daemon started in this slot, and its socket, so that
@@ -166,9 +204,24 @@ impl Process {
     }
 
     fn supervised(spec: Spec, listener: Listener, log: Log, leader: Leader) -> Self {
-        let (publish, state) = watch::channel(State::Running { pid: leader.pid(), restarts: 0 });
-        let (stop, stopped) = watch::channel(false);
-        let task = tokio::spawn(supervise(spec, listener, log.clone(), leader, publish, stopped));
+        let running = State::Running { pid: Some(leader.pid()), restarts: 0 };
+        let ((publish, state), (stop, stopped)) = (watch::channel(running), watch::channel(false));
+        let supervisor = supervise(spec, listener, log.clone(), leader, publish, stopped);
+        let task = tokio::spawn(async {
+            let (end, listener) = supervisor.await;
+            (end, Some(listener))
+        });
+        Self { state, stop, log, task }
+    }
+
+    /// A socket behind which nothing runs.
+    fn held(listener: Option<Listener>, log: Log) -> Self {
+        let ((_, state), (stop, mut stopped)) =
+            (watch::channel(State::Stopped), watch::channel(false));
+        let task = tokio::spawn(async move {
+            ordered(&mut stopped).await;
+            (End::ByItself, listener)
+        });
         Self { state, stop, log, task }
     }
 
@@ -197,12 +250,36 @@ impl Process {
         let _ = self.task.await;
     }
 
-    /// Stops it: `SIGTERM`, the grace time, then `SIGKILL` to the whole group. Tells whether it ended
-    /// by itself.
-    pub async fn stop(self) -> bool {
-        self.stop.send_replace(true);
-        self.task.await.unwrap_or(false)
+    /// Stops it: `SIGTERM`, the grace time, then `SIGKILL` to the whole group.
+    pub async fn stop(self) -> End {
+        self.end().await.0
     }
+
+    async fn end(self) -> (End, Option<Listener>) {
+        self.stop.send_replace(true);
+        self.task.await.unwrap_or_else(|error| (End::Unknown(error.to_string()), None))
+    }
+}
+
+async fn listen(spec: &Spec) -> Result<Listener, StartError> {
+    let listener = endpoint::listen(&spec.slot).await;
+    listener.map_err(|error| StartError::Listen { slot: spec.slot.clone(), error })
+}
+
+fn open_log(spec: &Spec) -> Result<Log, StartError> {
+    let log = Log::open(&spec.log, spec.group());
+    log.map_err(|error| StartError::Log { path: spec.log.clone(), error })
+}
+
+/// Opens the log and starts the program.
+fn launch(spec: &Spec, listener: &Listener) -> Result<(Log, Leader), StartError> {
+    let log = open_log(spec)?;
+    let leader = spawn(spec, listener, &log).map_err(|error| StartError::Spawn {
+        command: spec.command.clone(),
+        folder: spec.folder.clone(),
+        error,
+    })?;
+    Ok((log, leader))
 }
 
 fn spawn(spec: &Spec, listener: &Listener, log: &Log) -> io::Result<Leader> {
@@ -210,7 +287,14 @@ fn spawn(spec: &Spec, listener: &Listener, log: &Log) -> io::Result<Leader> {
     if let Some(program) = spec.command.first().filter(|p| p.contains('/'))
         && !spec.folder.join(program).exists()
     {
-        return Err(io::ErrorKind::NotFound.into());
+        let why = if program.starts_with('/') {
+            format!("there is no file {program}, which `[run] command` names")
+        } else {
+            format!(
+                "the release has no file {program:?}: `[run] command` is relative to its folder"
+            )
+        };
+        return Err(io::Error::new(io::ErrorKind::NotFound, why));
     }
     let mut command = user::command(spec.user.as_ref(), "/bin/sh");
     command.args(["-c", EXEC, "sh"]).args(&spec.command).current_dir(&spec.folder);
@@ -237,7 +321,7 @@ fn spawn(spec: &Spec, listener: &Listener, log: &Log) -> io::Result<Leader> {
 }
 
 /// Waits for the end of the process, or for the order to stop it; starts it again after the former.
-/// Tells whether the last one ended by itself after `SIGTERM`.
+/// Tells how the last one ended after `SIGTERM`, and gives the socket back.
 async fn supervise(
     spec: Spec,
     listener: Listener,
@@ -245,7 +329,7 @@ async fn supervise(
     mut leader: Leader,
     publish: watch::Sender<State>,
     mut stop: watch::Receiver<bool>,
-) -> bool {
+) -> (End, Listener) {
     let (mut restarts, mut pause) = (0, FIRST_PAUSE);
     loop {
         let began = Instant::now();
@@ -258,13 +342,15 @@ async fn supervise(
                         "{}, pid {pid}, did not end within {limit:?} and was killed", spec.name
                     ));
                 }
+                free(&spec, &listener).await;
                 publish.send_replace(State::Stopped);
-                return graceful;
+                return (if graceful { End::ByItself } else { End::Killed }, listener);
             }
             how = leader.ended() => how,
         };
         // What it has left behind would share the socket with the next one.
         leader.kill_group();
+        free(&spec, &listener).await;
         let lived = began.elapsed();
         if lived >= STABLE {
             pause = FIRST_PAUSE;
@@ -281,7 +367,7 @@ async fn supervise(
             tokio::select! {
                 () = ordered(&mut stop) => {
                     publish.send_replace(State::Stopped);
-                    return true;
+                    return (End::ByItself, listener);
                 }
                 () = tokio::time::sleep(pause) => {}
             }
@@ -302,19 +388,20 @@ async fn supervise(
             }
         }
         log::notice(format_args!("{} runs again, pid {}", spec.name, leader.pid()));
-        publish.send_replace(State::Running { pid: leader.pid(), restarts });
+        publish.send_replace(State::Running { pid: Some(leader.pid()), restarts });
     }
 }
 
-/// Waits for the end of a process that was started again `restarts` times, which may be over already,
-/// and tells how it came; one more restart is an end, too.
-pub async fn ended(mut process: watch::Receiver<State>, restarts: u32) -> String {
-    let as_it_was =
-        |s: &State| matches!(s, State::Running { restarts: now, .. } if *now == restarts);
-    match process.wait_for(|s| !as_it_was(s)).await.as_deref() {
-        Ok(State::Ended { how, .. }) => how.clone(),
-        Ok(State::Running { .. }) => "a restart".to_owned(),
-        Ok(State::Stopped) | Err(_) => "an order to stop".to_owned(),
+/// Ends what has left the release's group and has its socket still.
+async fn free(spec: &Spec, listener: &Listener) {
+    let ended = holders::end(listener.fd.as_fd()).await;
+    if !ended.is_empty() {
+        let pids = ended.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        log::warning(format_args!(
+            "{}, pid {pids}, had left its process group and was killed, as it held the slot's socket; it \
+             should run in the foreground",
+            spec.name
+        ));
     }
 }
 
@@ -325,10 +412,10 @@ async fn ordered(stop: &mut watch::Receiver<bool>) {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn spec(folder: &std::path::Path, script: &str) -> Spec {
+    pub(super) fn spec(folder: &std::path::Path, script: &str) -> Spec {
         let slot = Address::Unix(folder.join("slot.sock"));
         Spec {
             name: "v1".to_owned(),
@@ -342,13 +429,13 @@ mod tests {
         }
     }
 
-    async fn until(process: &Process, wanted: impl FnMut(&State) -> bool) -> State {
+    pub(super) async fn until(process: &Process, wanted: impl FnMut(&State) -> bool) -> State {
         let mut watch = process.watch();
         let found = tokio::time::timeout(Duration::from_secs(20), watch.wait_for(wanted));
         found.await.expect("in time").expect("supervised").clone()
     }
 
-    async fn lines(process: &Process, n: usize) -> Vec<String> {
+    pub(super) async fn lines(process: &Process, n: usize) -> Vec<String> {
         let deadline = Instant::now() + Duration::from_secs(20);
         loop {
             let lines = process.log().last_lines(100);
@@ -360,7 +447,7 @@ mod tests {
         }
     }
 
-    async fn until_gone(pid: u32) {
+    pub(super) async fn until_gone(pid: u32) {
         let deadline = Instant::now() + Duration::from_secs(10);
         while Identity::of(pid).is_some() {
             assert!(Instant::now() < deadline, "process {pid} still runs");
@@ -377,7 +464,7 @@ mod tests {
         let lines = lines(&process, 3).await;
         assert_eq!(lines[..2], ["1 http v1 1", "socket"]);
         assert_eq!(lines[2], tmp.path().canonicalize().unwrap().to_str().unwrap());
-        assert!(process.stop().await, "sleep ends on SIGTERM");
+        assert_eq!(process.stop().await, End::ByItself, "sleep ends on SIGTERM");
         assert!(!tmp.path().join("slot.sock").exists());
     }
 
@@ -414,6 +501,32 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_has_left_the_group_with_the_socket_ends_with_the_release() {
+        let tmp = tempfile::tempdir().unwrap();
+        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        // It stays when the group is killed, and whatever has not been told to let go of descriptor 3.
+        let away = "setsid sh -c 'setsid sh -c \"echo \\$\\$; touch away; exec sleep 600\" & exec sleep 600' &";
+        let stays = format!("{away} exec sleep 600");
+        let spec = Spec { slot: Address::Ip(free), ..spec(tmp.path(), &stays) };
+        let process = Process::start(spec.clone()).await.unwrap();
+        let away_pid = lines(&process, 1).await[0].parse().unwrap();
+        process.stop().await;
+        until_gone(away_pid).await;
+        // The next one can listen there. It ends by itself, and what it left does not wait for long.
+        let ends = Spec { command: spec.command[..2].to_vec(), ..spec };
+        let script = format!(
+            "[ -e ran ] && exec sleep 600; touch ran; rm away; {away} \
+             until [ -e away ]; do sleep 0.01; done; exit 1"
+        );
+        let ends = Spec { command: [ends.command.clone(), vec![script]].concat(), ..ends };
+        let process = Process::start(ends).await.unwrap();
+        let away_pid = lines(&process, 1).await[0].parse().unwrap();
+        until(&process, |s| matches!(s, State::Running { restarts: 1, .. })).await;
+        until_gone(away_pid).await;
+        process.stop().await;
+    }
+
+    #[tokio::test]
     async fn connections_wait_while_a_process_that_died_starts_again() {
         let tmp = tempfile::tempdir().unwrap();
         let process = Process::start(spec(tmp.path(), "echo once; exit 7")).await.unwrap();
@@ -425,6 +538,39 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn another_program_takes_the_place_while_the_socket_stays_open() {
+        let tmp = tempfile::tempdir().unwrap();
+        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let script = |word: &str| format!("echo {word}; exec sleep 600");
+        let of = |script: &str, log: &str| Spec {
+            slot: Address::Ip(free),
+            log: tmp.path().join(log),
+            ..spec(tmp.path(), script)
+        };
+        let first = Process::start(of(&script("old"), "old.log")).await.unwrap();
+        lines(&first, 1).await;
+        // Before, while and after: whoever has connected is not told to go away.
+        let early = tokio::net::TcpStream::connect(free).await.unwrap();
+        let bad = Spec { command: vec!["./nothing".to_owned()], ..of("", "bad.log") };
+        let (held, error) = first.replace(bad).await.err().unwrap();
+        assert!(matches!(error, StartError::Spawn { .. }), "{error}");
+        assert_eq!(held.state(), State::Stopped);
+        let meanwhile = tokio::net::TcpStream::connect(free).await.unwrap();
+        // The old one again.
+        let again = held.replace(of(&script("again"), "old.log")).await.unwrap();
+        assert_eq!(lines(&again, 1).await, ["again"]);
+        let next = again.replace(of(&script("new"), "new.log")).await.unwrap();
+        assert_eq!(lines(&next, 1).await, ["new"]);
+        assert!(matches!(next.state(), State::Running { restarts: 0, .. }));
+        for stream in [early, meanwhile] {
+            let read = stream.try_read(&mut [0]);
+            assert_eq!(read.unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        }
+        next.stop().await;
+        assert!(tokio::net::TcpStream::connect(free).await.is_err());
+    }
+
+    #[tokio::test]
     async fn a_process_that_ignores_sigterm_is_killed_with_its_whole_group() {
         let tmp = tempfile::tempdir().unwrap();
         let script = "trap '' TERM; sleep 600 & echo $!; while :; do sleep 600; done";
@@ -432,7 +578,7 @@ mod tests {
         spec.stop_timeout = Duration::from_millis(200);
         let process = Process::start(spec).await.unwrap();
         let pid: u32 = lines(&process, 1).await[0].parse().unwrap();
-        assert!(!process.stop().await);
+        assert_eq!(process.stop().await, End::Killed);
         until_gone(pid).await;
     }
 
@@ -455,25 +601,29 @@ mod tests {
         let spec = Spec { slot: Address::Ip(free), ..spec(tmp.path(), script) };
         let first = Process::start(spec.clone()).await.unwrap();
         lines(&first, 1).await;
-        let State::Running { pid, .. } = first.state() else { panic!("{:?}", first.state()) };
+        let State::Running { pid: Some(pid), .. } = first.state() else {
+            panic!("{:?}", first.state())
+        };
         // As a daemon that is killed leaves it: nobody waits, nobody holds the socket.
         first.abandon().await;
         let second = Process::adopt(spec.clone(), Identity::of(pid).unwrap()).unwrap();
-        assert_eq!(second.state(), State::Running { pid, restarts: 0 });
+        assert_eq!(second.state(), State::Running { pid: Some(pid), restarts: 0 });
         tokio::net::TcpStream::connect(free).await.unwrap();
         // It is supervised from now on: started again when it dies, on the same socket.
         let group = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
         rustix::process::kill_process_group(group, rustix::process::Signal::KILL).unwrap();
         until(&second, |s| matches!(s, State::Running { restarts: 1, .. })).await;
         tokio::net::TcpStream::connect(free).await.unwrap();
-        assert!(second.stop().await);
+        assert_eq!(second.stop().await, End::ByItself);
     }
 
     #[tokio::test]
     async fn a_process_that_is_another_one_now_is_not_taken_over() {
         let tmp = tempfile::tempdir().unwrap();
         let process = Process::start(spec(tmp.path(), "exec sleep 600")).await.unwrap();
-        let State::Running { pid, .. } = process.state() else { panic!("{:?}", process.state()) };
+        let State::Running { pid: Some(pid), .. } = process.state() else {
+            panic!("{:?}", process.state())
+        };
         let real = Identity::of(pid).unwrap();
         let reused = Identity { start: real.start - 1, ..real };
         assert!(Process::adopt(spec(tmp.path(), ""), reused).is_err());
@@ -491,9 +641,16 @@ mod tests {
         spec.command = vec!["./nothing".to_owned()];
         let error = Process::start(spec.clone()).await.unwrap_err();
         assert!(matches!(error, StartError::Spawn { .. }), "{error}");
+        let said =
+            "the release has no file \"./nothing\": `[run] command` is relative to its folder";
+        assert!(error.to_string().ends_with(said), "{error}");
+        spec.command = vec!["/no/where".to_owned()];
+        let error = Process::start(spec.clone()).await.unwrap_err();
+        let said = "there is no file /no/where, which `[run] command` names";
+        assert!(error.to_string().ends_with(said), "{error}");
         let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         spec.slot = Address::Ip(taken.local_addr().unwrap());
         let error = Process::start(spec).await.unwrap_err();
-        assert!(error.is_in_use(), "{error}");
+        assert!(error.is_in_use() && error.to_string().contains("ss -lntp"), "{error}");
     }
 }

@@ -38,14 +38,17 @@ pub enum UserError {
 }
 
 impl User {
-    /// Looks a user up.
+    /// Looks a user up, by name or, as `User=` of systemd's may have it, by number.
     ///
     /// # Errors
     ///
     /// [`UserError`]; also when this process may not become that user.
     pub fn find(name: &str) -> Result<Self, UserError> {
-        let found = unistd::User::from_name(name)
-            .map_err(|error| UserError::Lookup { name: name.to_owned(), error })?;
+        let found = match name.parse() {
+            Ok(uid) => unistd::User::from_uid(unistd::Uid::from_raw(uid)),
+            Err(_) => unistd::User::from_name(name),
+        };
+        let found = found.map_err(|error| UserError::Lookup { name: name.to_owned(), error })?;
         let found = found.ok_or_else(|| UserError::Unknown(name.to_owned()))?;
         let me = unistd::geteuid();
         if !me.is_root() && me != found.uid {
@@ -84,7 +87,10 @@ mod tests {
     fn users_are_found_by_name() {
         let root = User::find("root");
         match unistd::geteuid().is_root() {
-            true => assert_eq!(root.unwrap().uid, 0),
+            true => {
+                assert_eq!(root.as_ref().unwrap().uid, 0);
+                assert_eq!(User::find("0").unwrap(), root.unwrap());
+            }
             false => assert!(matches!(root, Err(UserError::Right(_)))),
         }
         assert!(matches!(User::find("nobody at all"), Err(UserError::Unknown(_))));

@@ -75,8 +75,10 @@ pub(super) fn fetch(
 ) -> Result<Fetched, SourceError> {
     let wrong = |error| SourceError::Archive { path: path.to_owned(), error };
     let broken = |error| wrong(ArchiveError::Broken(error));
-    let mut file =
-        File::open(path).map_err(|error| SourceError::Read { path: path.to_owned(), error })?;
+    let mut file = order
+        .readers
+        .file(path)
+        .map_err(|error| SourceError::Read { path: path.to_owned(), error })?;
     let expected = match expected {
         Some(expected) => Some(expected),
         None => checksum::beside(path).map_err(|e| wrong(ArchiveError::NoChecksum(e)))?,

@@ -1,12 +1,13 @@
 //! SHA-256 of a file that is read, and the checksum that it should have.
 
 use std::fmt;
-use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use sha2::{Digest, Sha256 as Hasher};
+
+use crate::file;
 
 /// The most that is read of a file with checksums, in bytes.
 const MAX: u64 = 64 << 10;
@@ -59,9 +60,8 @@ pub(super) fn beside(archive: &Path) -> io::Result<Option<Sha256>> {
     let mut path = archive.as_os_str().to_owned();
     path.push(".sha256");
     let path = PathBuf::from(path);
-    let mut text = String::new();
-    match fs::File::open(&path) {
-        Ok(file) => file.take(MAX).read_to_string(&mut text)?,
+    let text = match file::read(&path, MAX) {
+        Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),
     };

@@ -1,19 +1,18 @@
 //! A release from a folder: a copy of it, with modes and times of its files, and links as links.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::{self, File};
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 
-use rustix::fs::{
-    AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat, fstat, openat, readlinkat, statat,
-};
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat, fstat, openat, readlinkat, statat};
 use rustix::io::Errno;
 
 use super::order::Order;
 use super::partial::{DEPTH, Partial, Revision};
+use super::reader::{PASS, READ, Readers, There};
 use super::{Fetched, SourceError};
 
 /// Copies a folder. What somebody does to it meanwhile can make the copy incomplete, but never lead out
@@ -23,7 +22,8 @@ pub(super) fn fetch(from: &Path, order: Order) -> Result<Fetched, SourceError> {
     // The folder itself, not a link to it.
     let real = from.canonicalize().ok().filter(|real| real.is_dir());
     let real = real.ok_or_else(|| SourceError::NoFolder(from.to_owned()))?;
-    let source = openat(CWD, &real, FOLDER, Mode::empty()).map_err(|e| read(e.into()))?;
+    let readers = order.readers.clone();
+    let (source, there) = readers.open(&real, FOLDER, READ | PASS).map_err(read)?;
     let name = order.release.to_string();
     let mut partial = Partial::begin(order)?;
     let releases = partial.releases().map_err(read)?;
@@ -32,8 +32,9 @@ pub(super) fn fetch(from: &Path, order: Order) -> Result<Fetched, SourceError> {
     }
     partial.mode = fstat(&source).map_err(|e| read(e.into()))?.st_mode;
     let top = partial.top().try_clone_to_owned().map_err(read)?;
-    let mut copy = Copy { partial: &mut partial, path: from.to_owned(), depth: 0 };
-    copy.content(source, top.as_fd())?;
+    let mut copy =
+        Copy { partial: &mut partial, readers: &readers, path: from.to_owned(), depth: 0 };
+    copy.content(source, top.as_fd(), &there)?;
     let (folder, revision) = partial.finish(Revision::Else(name))?;
     Ok(Fetched { folder, revision })
 }
@@ -43,13 +44,19 @@ const FOLDER: OFlags =
 
 struct Copy<'a> {
     partial: &'a mut Partial,
+    readers: &'a Readers,
     /// Where it is, for messages.
     path: std::path::PathBuf,
     depth: usize,
 }
 
 impl Copy<'_> {
-    fn content(&mut self, from: OwnedFd, to: BorrowedFd<'_>) -> Result<(), SourceError> {
+    fn content(
+        &mut self,
+        from: OwnedFd,
+        to: BorrowedFd<'_>,
+        there: &There,
+    ) -> Result<(), SourceError> {
         let mut names = Vec::new();
         for entry in Dir::read_from(&from).map_err(|e| self.failed(e.into()))? {
             let entry = entry.map_err(|e| self.failed(e.into()))?;
@@ -60,7 +67,7 @@ impl Copy<'_> {
         }
         for name in names {
             self.path.push(&name);
-            self.entry(from.as_fd(), to, &name)?;
+            self.entry(from.as_fd(), to, &name, there)?;
             self.path.pop();
         }
         Ok(())
@@ -71,6 +78,7 @@ impl Copy<'_> {
         from: BorrowedFd<'_>,
         to: BorrowedFd<'_>,
         name: &OsStr,
+        there: &There,
     ) -> Result<(), SourceError> {
         self.partial.take(0).map_err(|e| self.failed(e))?;
         let refused = |error: Errno| self.failed(error.into());
@@ -86,22 +94,31 @@ impl Copy<'_> {
             }
             FileType::Directory => {
                 let inner = openat(from, name, FOLDER, Mode::empty()).map_err(refused)?;
+                let there = self.readers.may(there, &inner, READ | PASS);
+                let there = there.map_err(|e| self.failed(e))?;
                 let made = self.partial.make_folder(to, name, stat.st_mode);
                 let made = made.map_err(|e| self.failed(e))?;
                 self.depth += 1;
-                self.content(inner, made.as_fd())?;
+                self.content(inner, made.as_fd(), &there)?;
                 self.depth -= 1;
                 Ok(())
             }
-            FileType::RegularFile => self.file(from, to, name).map_err(|e| self.failed(e)),
+            FileType::RegularFile => self.file(from, to, name, there).map_err(|e| self.failed(e)),
             _ => Err(self.strange()),
         }
     }
 
-    fn file(&self, from: BorrowedFd<'_>, to: BorrowedFd<'_>, name: &OsStr) -> io::Result<()> {
+    fn file(
+        &self,
+        from: BorrowedFd<'_>,
+        to: BorrowedFd<'_>,
+        name: &OsStr,
+        there: &There,
+    ) -> io::Result<()> {
         // Should it be another one by now, a pipe is not waited for.
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let mut source = File::from(openat(from, name, flags, Mode::empty())?);
+        self.readers.may(there, &source, READ)?;
         let stat: Stat = fstat(&source)?;
         if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
             return Err(io::Error::other("it is another one by now"));
@@ -121,36 +138,14 @@ impl Copy<'_> {
     }
 }
 
-/// Removes a folder and what is in it; it need not be there.
-///
-/// # Errors
-///
-/// What the system says.
-pub fn remove(folder: &Path) -> io::Result<()> {
-    match fs::remove_dir_all(folder) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::source::order::{Owner, Room, Stop};
-    use shunt_api::ReleaseName;
+    use crate::source::order::Owner;
+    use crate::source::order::testing::order;
+    use std::fs;
     use std::os::unix::fs::PermissionsExt;
     use std::path::PathBuf;
-
-    fn order(root: &Path) -> Order {
-        Order {
-            root: root.to_owned(),
-            release: ReleaseName::new("v1").unwrap(),
-            owner: Owner::Daemon,
-            room: Room::UNBOUNDED,
-            shared: Vec::new(),
-            stop: Stop::default(),
-        }
-    }
 
     fn made(from: &Path, root: &Path) -> PathBuf {
         fetch(from, order(root)).unwrap().folder

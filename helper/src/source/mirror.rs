@@ -159,6 +159,7 @@ impl<'a> Git<'a> {
         ];
         Ok(Program {
             app: &self.app.name,
+            root: &self.app.root,
             release: self.release,
             step: "fetch",
             command,

@@ -19,7 +19,9 @@ pub mod git;
 mod mirror;
 mod order;
 mod partial;
+pub mod reader;
 pub mod reference;
+pub mod revision;
 mod shared;
 pub mod url;
 
@@ -29,12 +31,15 @@ use std::time::Duration;
 
 use shunt_api::ReleaseName;
 
+use crate::clock::Span;
 use crate::config;
 use crate::program::Lines;
 use archive::ArchiveError;
 use checksum::Sha256;
 use git::GitError;
 use order::{Order, Room};
+pub(crate) use partial::{path_of, place, remove_at};
+use reader::Reader;
 use reference::Reference;
 use url::GitUrl;
 
@@ -185,7 +190,7 @@ pub enum SourceError {
     #[error(transparent)]
     Git(#[from] GitError),
     /// It took too long.
-    #[error("the release was not fetched within {0:?} ([source] timeout)")]
+    #[error("the release was not fetched within {} ([source] timeout)", Span(*.0))]
     Limit(Duration),
     /// The thread that did it is gone.
     #[error("the release was not fetched: {0}")]
@@ -203,7 +208,8 @@ impl SourceError {
     }
 }
 
-/// Fetches a release into its folder. What is said meanwhile is passed on line by line. When nobody
+/// Fetches a release into its folder, for somebody who has named the source and is neither root nor the
+/// daemon's user, or for one of these. What is said meanwhile is passed on line by line. When nobody
 /// waits for it any more, it ends.
 ///
 /// # Errors
@@ -212,17 +218,19 @@ impl SourceError {
 pub async fn fetch(
     app: &config::App,
     source: &Source,
+    by: Option<&Reader>,
     release: &ReleaseName,
     lines: &mut Lines<'_>,
 ) -> Result<Fetched, SourceError> {
     let limit = app.source.timeout;
-    let fetch = within(app, source, release, lines);
+    let fetch = within(app, source, by, release, lines);
     tokio::time::timeout(limit, fetch).await.unwrap_or(Err(SourceError::Limit(limit)))
 }
 
 async fn within(
     app: &config::App,
     source: &Source,
+    by: Option<&Reader>,
     release: &ReleaseName,
     lines: &mut Lines<'_>,
 ) -> Result<Fetched, SourceError> {
@@ -231,18 +239,18 @@ async fn within(
     let bounded = Room { bytes: app.source.max_size, entries: archive::ENTRIES };
     match source.clone() {
         Source::Folder(from) => {
-            let order = Order::new(app, release, Room::UNBOUNDED);
+            let order = Order::new(app, by, release, Room::UNBOUNDED);
             let _guard = order.stop.guard();
             blocking(move || folder::fetch(&from, order)).await
         }
         Source::Archive { path, sha256 } => {
-            let order = Order::new(app, release, bounded);
+            let order = Order::new(app, by, release, bounded);
             let _guard = order.stop.guard();
             let strip = app.source.strip;
             blocking(move || archive::fetch(&path, sha256, strip, order)).await
         }
         Source::Git { url, reference, submodules } => {
-            let order = Order::new(app, release, bounded);
+            let order = Order::new(app, None, release, bounded);
             let _guard = order.stop.guard();
             let wanted = git::Wanted { url: &url, reference: &reference, submodules };
             git::fetch(app, &wanted, order, lines).await

@@ -10,6 +10,7 @@ use rustix::fs::{Gid, Mode, Uid, fchmod, fchown};
 use rustix::process::geteuid;
 use shunt_api::ReleaseName;
 
+use super::reader::{Reader, Readers};
 use crate::config;
 
 /// Whose a release is.
@@ -116,17 +117,50 @@ pub(super) struct Order {
     pub room: Room,
     pub shared: Vec<config::source::Shared>,
     pub stop: Stop,
+    /// Who may read what it is made of.
+    pub readers: Readers,
 }
 
 impl Order {
-    pub(super) fn new(app: &config::App, release: &ReleaseName, room: Room) -> Self {
+    pub(super) fn new(
+        app: &config::App,
+        by: Option<&Reader>,
+        release: &ReleaseName,
+        room: Room,
+    ) -> Self {
+        // Without a user of its own the application is whoever the daemon is, and so is who deploys it.
+        let user = app.run.user.as_ref().filter(|user| geteuid().is_root() && user.uid != 0);
+        let readers = match (by, user) {
+            (Some(by), Some(user)) => vec![by.clone(), Reader::new(user.uid, user.gid)],
+            _ => Vec::new(),
+        };
         Self {
+            readers: Readers::new(readers),
             root: app.root.clone(),
             release: release.clone(),
             owner: Owner::of(app),
             room,
             shared: app.source.shared.clone(),
             stop: Stop::default(),
+        }
+    }
+}
+
+#[cfg(test)]
+pub(super) mod testing {
+    use super::*;
+    use std::path::Path;
+
+    /// A release `v1` of the daemon's own user, with room for whatever it is.
+    pub(in crate::source) fn order(root: &Path) -> Order {
+        Order {
+            root: root.to_owned(),
+            release: ReleaseName::new("v1").unwrap(),
+            owner: Owner::Daemon,
+            room: Room::UNBOUNDED,
+            shared: Vec::new(),
+            stop: Stop::default(),
+            readers: Readers::default(),
         }
     }
 }

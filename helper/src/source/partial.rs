@@ -7,7 +7,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Component, Path, PathBuf};
@@ -20,16 +20,13 @@ use rustix::io::Errno;
 use rustix::process::geteuid;
 
 use super::order::Order;
-use super::{REVISION, SourceError, shared};
+use super::{REVISION, SourceError, revision, shared};
 
 /// How deep folders can lie in each other: each is open while what is in it is copied.
 pub(super) const DEPTH: usize = 100;
 
 /// How the name of a release ends that is being made. No release's own name can.
 const PARTIAL: &str = "+partial";
-
-/// The longest revision that is taken from a file, in bytes.
-const LONGEST_REVISION: u64 = 100;
 
 const FOLDER: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
@@ -206,7 +203,7 @@ impl Partial {
                 self.unlink(&self.top, REVISION.as_ref())?;
                 revision
             }
-            Revision::Else(fallback) => match self.read_revision() {
+            Revision::Else(fallback) => match revision::read(&self.top) {
                 Ok(Some(there)) => return Ok(there),
                 Ok(None) => return Ok(fallback),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => fallback,
@@ -217,25 +214,6 @@ impl Partial {
         io::Write::write_all(&mut file, format!("{fallback}\n").as_bytes())?;
         self.order.owner.give(&file, 0o644)?;
         Ok(fallback)
-    }
-
-    /// The revision that the release brings along; `None` when its file has something else in it.
-    fn read_revision(&self) -> io::Result<Option<String>> {
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let file = match openat(&self.top, REVISION, flags, Mode::empty()) {
-            Ok(file) => File::from(file),
-            // A link is somebody's own idea of a revision.
-            Err(Errno::LOOP) => return Ok(None),
-            Err(error) => return Err(error.into()),
-        };
-        if !file.metadata()?.is_file() {
-            return Ok(None);
-        }
-        let mut text = Vec::new();
-        file.take(LONGEST_REVISION).read_to_end(&mut text)?;
-        let line = text.split(|b| *b == b'\n').next().unwrap_or_default().trim_ascii();
-        let good = !line.is_empty() && line.iter().all(u8::is_ascii_graphic);
-        Ok(good.then(|| String::from_utf8_lossy(line).into_owned()))
     }
 }
 
@@ -272,7 +250,7 @@ pub(super) fn names(path: &Path) -> Vec<&OsStr> {
 
 /// A folder in an application's root, which is made if it is missing. The root may belong to the
 /// application's user, who can put a link there: one is followed only if it is the daemon's user's.
-pub(super) fn place(root: &Path, name: &str) -> io::Result<OwnedFd> {
+pub(crate) fn place(root: &Path, name: &str) -> io::Result<OwnedFd> {
     fs::create_dir_all(root)?;
     let root = openat(CWD, root, FOLDER, Mode::empty())?;
     match mkdirat(&root, name, Mode::from_raw_mode(0o755)) {
@@ -297,37 +275,26 @@ pub(super) fn place(root: &Path, name: &str) -> io::Result<OwnedFd> {
 }
 
 /// Removes whatever has a name in a folder; nothing may. No link is followed.
-pub(super) fn remove_at(folder: impl AsFd, name: &OsStr) -> io::Result<()> {
+pub(crate) fn remove_at(folder: impl AsFd, name: &OsStr) -> io::Result<()> {
     match unlinkat(&folder, name, AtFlags::empty()) {
         Ok(()) | Err(Errno::NOENT) => return Ok(()),
         Err(Errno::ISDIR) => {}
         Err(error) => return Err(error.into()),
     }
-    fs::remove_dir_all(path_of(folder).join(name))
+    fs::remove_dir_all(path_of(&folder).join(name))
 }
 
-/// A path that means this very folder, whatever happens to its name.
-fn path_of(folder: impl AsFd) -> PathBuf {
+/// A path that means this very folder, whatever happens to its name, for as long as it is held.
+pub(crate) fn path_of(folder: &impl AsFd) -> PathBuf {
     Path::new("/proc/self/fd").join(folder.as_fd().as_raw_fd().to_string())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::source::order::{Owner, Room, Stop};
-    use shunt_api::ReleaseName;
+    use crate::source::order::Owner;
+    use crate::source::order::testing::order;
     use std::os::unix::fs::{PermissionsExt, symlink};
-
-    fn order(root: &Path) -> Order {
-        Order {
-            root: root.to_owned(),
-            release: ReleaseName::new("v1").unwrap(),
-            owner: Owner::Daemon,
-            room: Room::UNBOUNDED,
-            shared: Vec::new(),
-            stop: Stop::default(),
-        }
-    }
 
     fn finish(root: &Path, revision: Revision, prepare: impl FnOnce(&Path)) -> String {
         let partial = Partial::begin(order(root)).unwrap();

@@ -11,6 +11,12 @@ use std::str::FromStr;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reference(String);
 
+/// How much of a commit's hash is said.
+const SHORT: usize = 7;
+
+/// The longest part of a release's name that is made of a reference.
+const LABEL: usize = 40;
+
 /// Why a text is no reference.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{text:?} is not a branch, tag or commit: it {why}")]
@@ -35,6 +41,22 @@ impl Reference {
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// It as a part of a release's name: a branch or a tag, or a commit's hash as one says it; none for
+    /// `HEAD`, which says nothing.
+    #[must_use]
+    pub fn label(&self) -> Option<String> {
+        let name = match self.kind() {
+            Kind::Commit(hash) => return Some(hash.chars().take(SHORT).collect()),
+            Kind::Full("HEAD") => return None,
+            Kind::Full(name) => name.strip_prefix("refs/").unwrap_or(name),
+            Kind::Name(name) => name,
+        };
+        let name =
+            ["heads/", "tags/"].iter().find_map(|kind| name.strip_prefix(kind)).unwrap_or(name);
+        let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+        Some(name.chars().map(|c| if good(c) { c } else { '-' }).take(LABEL).collect())
     }
 
     /// What it is. A full hash is always the commit: whoever can make a branch must not be able to

@@ -10,6 +10,7 @@ use tokio_tungstenite::tungstenite::Message;
 
 use super::tally::{Answer, Sample, Way};
 use super::{Options, over};
+use crate::clock::Span;
 
 /// How often it sends something.
 const ECHO: Duration = Duration::from_millis(50);
@@ -41,7 +42,7 @@ async fn websocket(
     send: &mpsc::UnboundedSender<Sample>,
     ended: &mut watch::Receiver<bool>,
 ) -> Result<(), String> {
-    let late = |what: &str| format!("{what} within {:?}", options.timeout);
+    let late = |what: &str| format!("{what} within {}", Span(options.timeout));
     let url = format!("ws://{}{path}", options.target.host);
     let connect = async {
         let stream = TcpStream::connect(options.target.address).await.map_err(|e| e.to_string())?;

@@ -108,3 +108,40 @@ fn status_shows_which_release_is_where_and_what_each_has_in_flight() {
     world.module.in_flight("v1", 0, 0);
     assert_eq!(output(deploy.wait_with_output().unwrap()).code, 0);
 }
+
+#[test]
+fn whoever_holds_what_no_location_parks_requests_for_is_told() {
+    let world = World::new("");
+    let held = world.shunt(&["hold", "web"]);
+    assert_eq!((held.code, held.stderr.as_str()), (0, ""));
+    assert!(held.stdout.contains("new requests to web wait"), "{held:?}");
+    world.module.has_no_hold();
+    let held = world.shunt(&["hold", "web"]);
+    assert_eq!((held.code, held.stdout.as_str()), (0, "web is held\n"));
+    assert!(held.stderr.starts_with("warning: no \"shunt_hold web;\" is in NGINX's"), "{held:?}");
+    let held = world.shunt(&["--json", "hold", "web"]);
+    assert!(held.stderr.starts_with("warning: no \"shunt_hold web;\""), "{held:?}");
+    let json: serde_json::Value = serde_json::from_str(&held.stdout).unwrap();
+    assert_eq!(json["holdable"], false);
+    let status = world.shunt(&["status", "web"]).stdout;
+    assert!(status.contains("hold       no \"shunt_hold web;\" is in"), "{status}");
+    assert_eq!(world.shunt(&["resume", "web"]).code, 0);
+}
+
+#[test]
+fn a_deploy_in_place_warns_when_no_location_parks_requests() {
+    let world = World::in_place("");
+    good(&world, "v1");
+    let said = world.deploy("v2", &[]).stdout;
+    assert!(!said.contains("warning"), "{said}");
+    world.module.has_no_hold();
+    let output = world.deploy("v3", &[]);
+    assert_eq!(output.code, 0, "{output:?}");
+    let warning = output.stdout.lines().filter(|line| line.contains("warning")).collect::<Vec<_>>();
+    assert_eq!(warning.len(), 1, "{output:?}");
+    assert!(warning[0].starts_with("  warning hold "), "{warning:?}");
+    assert!(
+        warning[0].contains("no \"shunt_hold web;\" is in NGINX's configuration"),
+        "{warning:?}"
+    );
+}

@@ -46,9 +46,12 @@ fn p8_what_is_not_healthy_is_refused_with_its_last_answer_and_its_log() {
     good(&world, "v1");
     let output = world.deploy("v2", &[("sick", "no database\n")]);
     assert_eq!(output.code, 4, "{output:?}");
-    for said in
-        ["503 Service Unavailable: no database", "| release v2 starts", "\"v1\" still serves"]
-    {
+    for said in [
+        "503 Service Unavailable: no database",
+        "| release v2 starts",
+        "stopped, its folder is removed",
+        "\"v1\" still serves",
+    ] {
         assert!(output.stdout.contains(said), "{said}: {}", output.stdout);
     }
     let output = world.deploy("v3", &[("crash", "out of luck\n")]);
@@ -156,6 +159,31 @@ fn p9_what_nginx_cannot_forget_is_not_stopped() {
 }
 
 #[test]
+fn p8_a_canary_that_cannot_be_ended_is_said_to_go_on_and_ended_once_nginx_is_back() {
+    let mut world = World::impatient("[canary]\nsteps = [{ share = 0.1, time = \"10ms\" }]");
+    good(&world, "v1");
+    world.edit_config("time = \"10ms\"", "time = \"1h\"");
+    world.reload();
+    let deploy = world.begin_deploy("v2", &[]);
+    until("v2 has its share", || world.module.state().canary);
+    world.module.end();
+    let output = output(deploy.wait_with_output().unwrap());
+    assert_eq!(output.code, 5, "{output:?}");
+    assert!(output.stdout.contains("\"v2\" is not taken back yet"), "{output:?}");
+    assert!(world.pid_of("v2").is_some(), "users may still be sent to it");
+    world.module.serve(&world.path("nginx.sock"));
+    // Whoever is that fast does not make the daemon forget it.
+    world.deploy("v3", &[]);
+    until("it is taken back", || world.module.state().canary.is_none().then_some(()));
+    until("nothing of it is left", || {
+        (world.pid_of("v2").is_none() && !world.path("web/releases/v2").exists()).then_some(())
+    });
+    assert!(!world.module.names().contains(&"v2".to_owned()));
+    until("that has ended", || world.status()?["job"].is_null().then_some(()));
+    assert_eq!(world.module.active(), "v1");
+}
+
+#[test]
 fn nothing_is_stopped_that_nginx_cannot_be_asked_about() {
     let world = World::impatient("");
     good(&world, "v1");
@@ -214,7 +242,8 @@ fn p7_one_job_at_a_time_and_ctrl_c_does_not_end_it() {
     until("v2 is in its slot", || world.pid_of("v2"));
     let second = world.deploy("v3", &[]);
     assert_eq!(second.code, 7, "{second:?}");
-    assert!(second.stderr.contains("for release \"v2\" since 20"), "{second:?}");
+    assert!(second.stderr.contains("locked since 20"), "{second:?}");
+    assert!(second.stderr.contains("a deploy of release \"v2\""), "{second:?}");
     kill_process(pid(deploy.id()), Signal::INT).unwrap();
     let output = output(deploy.wait_with_output().unwrap());
     assert_eq!(output.code, 130, "{output:?}");
@@ -333,5 +362,26 @@ fn what_cannot_be_watched_is_refused_as_usage() {
     ] {
         let output = world.shunt(&[&["watch", "--count", "1"], args].concat());
         assert_eq!(output.code, 2, "{args:?} {output:?}");
+    }
+}
+
+#[test]
+fn a_daemon_that_is_not_there_is_said_with_its_place_and_what_to_do() {
+    let world = World::new("");
+    let (missing, dead) = (world.path("missing.sock"), world.path("dead.sock"));
+    // A socket that was left behind.
+    drop(std::os::unix::net::UnixListener::bind(&dead).unwrap());
+    for (socket, why) in
+        [(missing, "there is no such socket"), (dead, "nobody listens there any more")]
+    {
+        let socket = socket.display().to_string();
+        for command in [&["status"][..], &["hold", "web"], &["show", "1", "--follow"]] {
+            let output = world.shunt(&[&["--socket", &socket], command].concat());
+            assert_eq!((output.code, output.stdout.as_str()), (8, ""), "{output:?}");
+            let said =
+                format!("shunt: shuntd cannot be reached at unix:{socket}: {why}; start shuntd ");
+            assert!(output.stderr.starts_with(&said), "{output:?}");
+            assert!(output.stderr.contains("(--socket)"), "{output:?}");
+        }
     }
 }

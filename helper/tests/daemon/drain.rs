@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use crate::world::module::Cut;
 use crate::world::{Output, World, good, is_running, output, until};
 
 /// Deploys v2 over v1, which has a request and a WebSocket; the test ends one of them.
@@ -37,6 +38,35 @@ fn a_request_that_hangs_is_waited_for_no_longer_because_websockets_may_stay() {
     assert!(output.stdout.contains("1 request and 0 upgraded"), "{output:?}");
     assert!(output.stdout.contains("with 1 request (drain timeout 100ms) in"), "{output:?}");
     assert!(began.elapsed() < Duration::from_secs(60), "the WebSocket's limit was waited for");
+}
+
+/// As the new NGINX of a binary upgrade says it when the old one, which had nothing left, has just
+/// answered: it counts a request for the old one until that has ended.
+#[test]
+fn what_is_in_flight_again_when_the_release_should_stop_is_waited_for() {
+    let world = World::new("");
+    good(&world, "v1");
+    let old = world.pid_of("v1").unwrap();
+    world.module.in_flight("v1", 1, 0);
+    let deploy = world.begin_deploy("v2", &[]);
+    let drains = || {
+        let calls = world.module.calls();
+        calls.iter().filter(|call| call.contains("wait=drained&release=v1")).count()
+    };
+    until("the deploy drains", || (drains() > 1).then_some(()));
+    world.module.cut(0, Cut::After);
+    world.module.in_flight("v1", 0, 0);
+    until("it is answered that nothing is in flight", || world.module.is_stalled().then_some(()));
+    world.module.in_flight("v1", 1, 0);
+    let before = drains();
+    world.module.let_go();
+    until("it is waited for", || (drains() > before).then_some(()));
+    assert!(is_running(old));
+    world.module.in_flight("v1", 0, 0);
+    let output = output(deploy.wait_with_output().unwrap());
+    assert_eq!(output.code, 0, "{output:?}");
+    assert!(output.stdout.ends_with("web is on \"v2\"\n"), "{output:?}");
+    assert!(!is_running(old));
 }
 
 #[test]

@@ -180,6 +180,62 @@ fn a_daemon_that_ends_in_the_middle_of_a_deploy_has_undone_it_at_the_next_start(
     good(&world, "v3");
 }
 
+/// A deploy of v2, after v1, that is watched until somebody ends that.
+fn watched() -> (World, std::process::Child) {
+    let world = World::new("");
+    good(&world, "v1");
+    world.edit_config("time = \"0s\"", "time = \"1h\"");
+    world.reload();
+    let deploy = world.begin_deploy("v2", &[]);
+    until("v2 is watched", || world.status().filter(|status| status["job"]["step"] == "guard"));
+    (world, deploy)
+}
+
+#[test]
+fn p9_a_daemon_that_ends_while_it_watches_a_release_does_not_take_that_for_the_release_s_fault() {
+    let (mut world, mut deploy) = watched();
+    world.end(Signal::TERM);
+    assert!(!deploy.wait().unwrap().success());
+    assert_eq!(world.module.active(), "v2");
+    world.edit_config("time = \"1h\"", "time = \"0s\"");
+    world.start();
+    until("v2 runs again", || world.pid_of("v2"));
+    assert!(world.log().contains("cut off at the step guard"), "{}", world.log());
+}
+
+/// A daemon and all releases that ended while it was switching back from v2 to v1, as with the machine.
+fn lost_while_it_switched_back() -> World {
+    let (mut world, mut deploy) = watched();
+    let both = ["v1", "v2"].map(|release| world.pid_of(release).unwrap());
+    world.end(Signal::KILL);
+    deploy.wait().unwrap();
+    for pid in both {
+        rustix::process::kill_process(crate::world::pid(pid), Signal::KILL).unwrap();
+        until("it has ended", || (!is_running(pid)).then_some(()));
+    }
+    world.edit_state(|state| state["underway"]["step"] = "switch-back".into());
+    world.edit_config("time = \"1h\"", "time = \"0s\"");
+    world
+}
+
+#[test]
+fn p9_a_machine_that_is_lost_while_it_switches_back_comes_up_with_the_old_release() {
+    let mut world = lost_while_it_switched_back();
+    world.start();
+    until("v1 serves again", || (world.module.active() == "v1").then_some(()));
+    all_is_well(&world, "v3");
+}
+
+#[test]
+fn p9_if_the_old_release_cannot_be_gone_back_to_the_other_one_serves() {
+    let mut world = lost_while_it_switched_back();
+    std::fs::write(world.path("web/releases/v1/crash"), "no\n").unwrap();
+    world.start();
+    until("v2 runs again", || world.pid_of("v2"));
+    assert_eq!(world.module.active(), "v2");
+    all_is_well(&world, "v3");
+}
+
 #[test]
 fn a_daemon_that_ends_stops_its_releases_and_the_next_one_starts_the_active_one() {
     let mut world = World::new("");

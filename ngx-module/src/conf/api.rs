@@ -1,8 +1,11 @@
 //! `shunt_api [write=on|off] [user=name…] [token_file=path]`
 
 use std::ffi::{CString, OsStr, c_char, c_void};
+use std::fs::OpenOptions;
+use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::Path;
 
 use nginx_sys::{
     AF_UNIX, getpwnam, ngx_command_t, ngx_conf_full_name, ngx_conf_t, ngx_http_conf_addr_t,
@@ -17,6 +20,9 @@ use super::{ApiConf, LocConf, MainConf, WriterPlace, parameter, utf8};
 use crate::HttpShuntModule;
 use crate::admin::handler;
 use crate::wrap::{ConfError, Directive, args, bytes, conclude, conf_warn, copy_to_pool, place};
+
+/// A token that fits into a header is never longer (`large_client_header_buffers`).
+const MAX_TOKEN_FILE: u64 = 8192;
 
 /// The handler of `shunt_api`.
 pub unsafe extern "C" fn cmd_shunt_api(
@@ -73,10 +79,10 @@ fn shunt_api(cf: &mut ngx_conf_t, conf: &mut LocConf) -> Directive {
         return Err("\"user\" and \"token_file\" have no effect without \"write=on\"".into());
     }
     let place = place(cf);
-    if write && token.is_none() {
+    if write {
         let server = NgxHttpCoreModule::server_conf(cf).ok_or(ConfError::Logged)?;
         let main = HttpShuntModule::main_conf_mut(cf).ok_or(ConfError::Logged)?;
-        main.writers.push(WriterPlace { server, place });
+        main.writers.push(WriterPlace { server, place, has_token: token.is_some() });
     }
     let location = NgxHttpCoreModule::location_conf_mut(cf).ok_or(ConfError::Logged)?;
     location.handler = Some(handler);
@@ -107,31 +113,55 @@ fn read_token(cf: &mut ngx_conf_t, path: &str) -> Directive<Token> {
     if unsafe { ngx_conf_full_name(cf.cycle, &raw mut name, 1) } != crate::wrap::OK {
         return Err(ConfError::Logged);
     }
-    let path = std::path::Path::new(OsStr::from_bytes(bytes(&name)));
-    let failed = |e: std::io::Error| format!("cannot read token file {path:?}: {e}");
-    let content = std::fs::read(path).map_err(failed)?;
+    let path = Path::new(OsStr::from_bytes(bytes(&name)));
+    let (content, mode) =
+        read_short(path).map_err(|e| format!("cannot read token file {path:?}: {e}"))?;
     let token = Token::from_file(&content)
         .map_err(|e| format!("token file {path:?} does not hold a token: {e}"))?;
-    let mode = std::fs::metadata(path).map_err(failed)?.permissions().mode();
     if mode & 0o007 != 0 {
         conf_warn(cf, &format!("token file {path:?} is open to everybody, chmod it to 0600"));
     }
     Ok(token)
 }
 
-/// `write=on` without a token is only for unix sockets: `false` when something is wrong, which has
-/// been logged.
+/// Reads a short file and its mode. What is no file (a pipe, a device) must not hold NGINX up.
+fn read_short(path: &Path) -> io::Result<(Vec<u8>, u32)> {
+    let nonblock = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap_or(0);
+    let file = OpenOptions::new().read(true).custom_flags(nonblock).open(path)?;
+    let metadata = file.metadata()?;
+    if !metadata.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a file"));
+    }
+    let mut content = Vec::new();
+    file.take(MAX_TOKEN_FILE + 1).read_to_end(&mut content)?;
+    if content.len() as u64 > MAX_TOKEN_FILE {
+        let text = format!("it has more than {MAX_TOKEN_FILE} bytes");
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, text));
+    }
+    Ok((content, metadata.permissions().mode()))
+}
+
+/// `write=on` without a token is only for unix sockets, and a token only for TCP: `false` when
+/// something is wrong, which has been logged.
 pub fn postconfiguration(cf: &mut ngx_conf_t, main: &MainConf) -> bool {
     let Some(core) = NgxHttpCoreModule::main_conf(cf) else { return true };
     for writer in &main.writers {
-        if listens_on_tcp(core, writer.server) {
-            emerg!(
+        let place = &writer.place;
+        match (listens_on_tcp(core, writer.server), writer.has_token) {
+            (true, true) | (false, false) => {}
+            (true, false) => {
+                emerg!(
+                    cf.log,
+                    "\"shunt_api write=on\" on a TCP port needs \"token_file=\", or \"listen \
+                     unix:/path\" as the only one of its server in {place}"
+                );
+                return false;
+            }
+            (false, true) => warn!(
                 cf.log,
-                "\"shunt_api write=on\" on a TCP port needs \"token_file=\", or \"listen \
-                 unix:/path\" as the only one of its server in {}",
-                writer.place
-            );
-            return false;
+                "\"token_file=\" has no effect: its server listens on unix sockets only, where root \
+                 and those whom \"user=\" names may write, in {place}"
+            ),
         }
     }
     true

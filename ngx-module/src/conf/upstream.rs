@@ -51,6 +51,13 @@ fn shunt(cf: &mut ngx_conf_t, conf: &mut SrvConf) -> Directive {
     if version::KEEPALIVE_ORDER_MATTERS && has_keepalive(cf, uscf) {
         return Err("\"keepalive\" must come after \"shunt\", move it below".into());
     }
+    if !version::is_own_method(uscf.peer.init_upstream) {
+        return Err(
+            "\"shunt\" works with NGINX's own balancing methods only, and the one above it is \
+             another module's: remove that"
+                .into(),
+        );
+    }
     let method_confs = version::METHODS_WITH_STATE
         .iter()
         .filter_map(|(name, size)| Some((http_module(cf, name)?.1, *size)))

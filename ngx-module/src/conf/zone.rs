@@ -2,12 +2,13 @@
 
 use std::ffi::{OsStr, c_char, c_void};
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::ptr;
 
 use nginx_sys::{
     ngx_command_t, ngx_conf_full_name, ngx_conf_t, ngx_parse_size, ngx_shared_memory_add, ngx_str_t,
 };
+use shunt_switch::snapshot;
 
 use super::{MainConf, ZoneConf, parameter, utf8};
 use crate::wrap::{ConfError, Directive, args, bytes, conclude, conf_warn, copy_to_pool, place};
@@ -63,11 +64,19 @@ fn shunt_zone(cf: &mut ngx_conf_t, conf: &mut MainConf) -> Directive {
             if path.is_dir() {
                 let text = format!("state file {path:?} is a folder, name a file in it");
                 conf_warn(cf, &text);
+            } else if snapshot::is_device(&path) {
+                let text = format!(
+                    "state file {path:?} is a device and every change will be refused, name a file \
+                     or leave \"state=\" out"
+                );
+                conf_warn(cf, &text);
             }
             Some(path)
         }
     };
-    if let Some(other) = conf.zones.iter().find(|z| state.is_some() && z.state == state) {
+    let place_of_state = state.as_deref().map(place_of);
+    let is_same = |z: &&ZoneConf| z.state.as_deref().map(place_of) == place_of_state;
+    if let Some(other) = conf.zones.iter().filter(|z| z.state.is_some()).find(is_same) {
         return Err(format!("zone \"{}\" has the same state file", other.name).into());
     }
 
@@ -82,6 +91,14 @@ fn shunt_zone(cf: &mut ngx_conf_t, conf: &mut MainConf) -> Directive {
     let (name, place) = (name.to_owned(), place(cf));
     conf.zones.push(ZoneConf { name, size, state, place, shm_zone });
     Ok(())
+}
+
+/// Where a file is, whatever way its path takes there.
+fn place_of(path: &Path) -> PathBuf {
+    match (snapshot::folder(path).canonicalize(), path.file_name()) {
+        (Ok(folder), Some(name)) => folder.join(name),
+        _ => path.to_owned(),
+    }
 }
 
 /// A path relative to NGINX's prefix, as for all of NGINX's files that are written.

@@ -1,14 +1,19 @@
 //! The application that the demo deploys: small, but a real one.
 //!
-//! It takes its socket from whoever started it (`LISTEN_FDS`), names its release in every answer, and
-//! ends in order: on `SIGTERM` it finishes what it has begun.
+//! It takes its socket from whoever started it (`LISTEN_FDS`), names its release in every answer, tells
+//! systemd when it is ready if that wants to know, and ends in order: on `SIGTERM` it finishes what it
+//! has begun.
+//!
+//! Files in its folder make it worse: `sick` (never healthy, for this reason), `bad` (healthy, but
+//! answers every request with an error), `slow-start` (so many milliseconds), `alone` (it does not start
+//! while another one of its kind runs), `endless` (a download ends when the file is gone).
 
 use std::io;
 use std::sync::{Arc, Once};
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::Bytes;
+use axum::body::{Body, Bytes};
 use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade, close_code};
 use axum::extract::{Query, Request, State};
 use axum::http::{HeaderValue, StatusCode};
@@ -35,6 +40,11 @@ struct App {
 async fn main() -> io::Result<()> {
     let release = release()?;
     println!("release {release} starts");
+    let _only = alone()?;
+    if let Ok(ms) = std::fs::read_to_string("slow-start") {
+        tokio::time::sleep(Duration::from_millis(ms.trim().parse().map_err(io::Error::other)?))
+            .await;
+    }
     let (end, ending) = watch::channel(false);
     let end = Arc::new(end);
     let app = App { release, ending };
@@ -42,6 +52,7 @@ async fn main() -> io::Result<()> {
         .route("/", get(home))
         .route("/echo", post(|body: Bytes| async { body }))
         .route("/slow", get(slow))
+        .route("/download", get(download))
         .route("/health", get(health))
         .route("/ws", get(websocket))
         // Whatever else is asked for: what was sent, or who is there.
@@ -70,9 +81,13 @@ async fn main() -> io::Result<()> {
         tokio::spawn(axum::serve(listener, router).with_graceful_shutdown(stop).into_future())
     } else {
         let port = std::env::var("PORT").unwrap_or_else(|_| "3000".to_owned());
-        let listener = TcpListener::bind(format!("127.0.0.1:{port}")).await?;
+        // In a container: 0.0.0.0.
+        let host = std::env::var("HOST").unwrap_or_else(|_| "127.0.0.1".to_owned());
+        let listener = TcpListener::bind(format!("{host}:{port}")).await?;
         tokio::spawn(axum::serve(listener, router).with_graceful_shutdown(stop).into_future())
     };
+    // With `Type=notify`. If nobody listens, nobody waits.
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     let late = async {
         told(&mut end.subscribe()).await;
         tokio::time::sleep(GRACE).await;
@@ -86,6 +101,18 @@ async fn main() -> io::Result<()> {
         done = done => done,
         () = late => Ok(()),
     }
+}
+
+/// Makes sure that no other one runs, if that matters: it has what it gives until it ends.
+fn alone() -> io::Result<Option<std::fs::File>> {
+    if !std::path::Path::new("alone").exists() {
+        return Ok(None);
+    }
+    // Beside `releases`.
+    let file = std::fs::File::create("../../only-one")?;
+    let order = rustix::fs::FlockOperation::NonBlockingLockExclusive;
+    rustix::fs::flock(&file, order).map_err(|_| io::Error::other("another one runs"))?;
+    Ok(Some(file))
 }
 
 /// Waits for the order to end.
@@ -103,7 +130,11 @@ fn release() -> io::Result<String> {
 }
 
 async fn name_release(State(app): State<App>, request: Request, next: Next) -> Response {
+    let bad = request.uri().path() != "/health" && std::path::Path::new("bad").exists();
     let mut response = next.run(request).await;
+    if bad {
+        *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
+    }
     if let Ok(value) = HeaderValue::from_str(&app.release) {
         response.headers_mut().insert("x-release", value);
     }
@@ -127,6 +158,24 @@ struct Slow {
 async fn slow(State(app): State<App>, Query(slow): Query<Slow>) -> String {
     tokio::time::sleep(Duration::from_millis(slow.ms.min(60_000))).await;
     format!("{} took {} ms\n", app.release, slow.ms)
+}
+
+/// How often a download sends a line.
+const LINE: Duration = Duration::from_millis(20);
+
+/// Lines that come slowly, for as long as there is the file `endless`; the last one says that it is all.
+/// Each is long enough that NGINX does not wait for more (`postpone_output`).
+async fn download(State(app): State<App>) -> Body {
+    let lines = futures_util::stream::unfold(Some(app.release), |release| async move {
+        let release = release?;
+        tokio::time::sleep(LINE).await;
+        let (line, next) = match std::path::Path::new("endless").exists() {
+            true => (format!("more of {release:.<2000}\n"), Some(release)),
+            false => (format!("all of {release}\n"), None),
+        };
+        Some((Ok::<_, std::convert::Infallible>(line), next))
+    });
+    Body::from_stream(lines)
 }
 
 /// Healthy, unless the release has a file `sick`, whose text is the reason.

@@ -20,6 +20,11 @@ impl Container {
         Self { id: docker(&args) }
     }
 
+    /// One that somebody else has started, and removes.
+    pub(super) fn started(id: String) -> Self {
+        Self { id }
+    }
+
     /// Runs a command in it.
     #[must_use]
     #[track_caller]

@@ -11,6 +11,7 @@ const SCRIPT: &str = r#"
 remove() {
     docker ps --all --quiet --filter "label=$1" | xargs -r docker rm --force --volumes
     docker network ls --quiet --filter "label=$1" | xargs -r docker network rm
+    docker volume ls --quiet --filter "label=$1" | xargs -r docker volume rm
 }
 read -r word
 remove "$1"
@@ -26,10 +27,15 @@ pub(super) struct Reaper {
 }
 
 impl Reaper {
-    /// Starts it.
+    /// Starts it for a label of the test's own.
     pub(super) fn start() -> Self {
+        Self::of("shunt-test", "")
+    }
+
+    /// Starts it for a label of this name, whose value begins so and is the test's own.
+    pub(super) fn of(name: &str, value: &str) -> Self {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("the clock is set");
-        let label = format!("shunt-test={}-{}", std::process::id(), now.as_nanos());
+        let label = format!("{name}={value}{}-{}", std::process::id(), now.as_nanos());
         let mut command = Command::new("sh");
         command.args(["-c", SCRIPT, "reaper", &label]);
         command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());

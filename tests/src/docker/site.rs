@@ -5,6 +5,7 @@ use shunt_api::Upstream;
 use super::Debian;
 use super::container::Container;
 use super::engine::docker;
+use super::job::Job;
 use super::reaper::Reaper;
 use super::watch::Watch;
 use crate::helper::Output;
@@ -33,7 +34,7 @@ const APPLICATION: &str = "/usr/local/lib/demo/server";
 const TOKEN: &str = "/etc/nginx/shunt.token";
 
 /// Requests a second of [`Site::watch`].
-const RATE: u32 = 200;
+pub const RATE: u32 = 200;
 
 /// Two machines with a network of their own, which leads nowhere else.
 ///
@@ -59,16 +60,31 @@ impl Site {
     #[must_use]
     #[track_caller]
     pub fn start(debian: Debian) -> Self {
-        let image = debian.image();
+        Self::of(&debian.image(), &debian.image())
+    }
+
+    /// The same, but the server is without Shunt and its samples; what it is installed from is in `/usr/src/shunt`.
+    ///
+    /// # Panics
+    ///
+    /// As [`Site::start`].
+    #[must_use]
+    #[track_caller]
+    pub fn without_shunt(debian: Debian) -> Self {
+        Self::of(&debian.plain_image(), &debian.image())
+    }
+
+    #[track_caller]
+    fn of(server: &str, client: &str) -> Self {
         let reaper = Reaper::start();
         let label = format!("--label={}", reaper.label);
         let name = reaper.label.replace('=', "-");
         docker(&["network", "create", "--internal", &label, &name]);
         let network = format!("--network={name}");
         let options = [&SYSTEMD[..], &[&label, &network]].concat();
-        let server = Container::start(&options, &image, &[]);
+        let server = Container::start(&options, server, &[]);
         let options = ["--entrypoint=sleep", "--hostname=client", &label, &network];
-        let client = Container::start(&options, &image, &["infinity"]);
+        let client = Container::start(&options, client, &["infinity"]);
         let site = Self { server, client, _reaper: reaper };
         site.server.wait_until_booted();
         site
@@ -100,7 +116,9 @@ impl Site {
     /// Gives shuntd the application `web` by this file, and starts shuntd again.
     #[track_caller]
     pub fn configure_app(&self, toml: &str) {
-        self.server.write("/etc/shunt/apps/web.toml", toml);
+        // Most tests are of something else, and need not wait for it.
+        let guard = if toml.contains("\n[guard]") { "" } else { "\n[guard]\ntime = \"0s\"\n" };
+        self.server.write("/etc/shunt/apps/web.toml", format!("{toml}{guard}"));
         self.server.run(&["systemctl", "restart", "shuntd.service"]);
     }
 
@@ -109,6 +127,27 @@ impl Site {
     #[track_caller]
     pub fn shunt(&self, args: &[&str]) -> Output {
         self.server.try_run(&[&["shunt"], args].concat())
+    }
+
+    /// Waits until no job runs: shuntd begins with one that looks after what runs already.
+    #[track_caller]
+    pub fn wait_until_idle(&self) {
+        until("no job runs", || (!self.shunt(&["status"]).stdout.contains(" job ")).then_some(()));
+    }
+
+    /// Runs `shunt` on the server, as root, with a command that follows a job.
+    #[must_use]
+    #[track_caller]
+    pub fn job(&self, args: &[&str]) -> Job {
+        Job::start(&self.server, args)
+    }
+
+    /// Begins the deploy of a release (see [`Site::release`]).
+    #[must_use]
+    #[track_caller]
+    pub fn deploy(&self, app: &str, release: &str) -> Job {
+        let from = format!("/srv/web/dist/{release}");
+        self.job(&["deploy", app, "--release", release, "--from", &from])
     }
 
     /// An upstream, as NGINX tells it to root.
@@ -175,11 +214,14 @@ impl Site {
     #[must_use]
     #[track_caller]
     pub fn watch_at(&self, url: &str) -> Watch<'_> {
-        let rate = RATE.to_string();
-        // A release drains until its last WebSocket has ended.
-        let websocket = ["--websocket", "/ws", "--websocket-time", "1s"];
-        let args = ["--rate", &rate, "--post", "/echo", url];
-        Watch::start(&self.client, &[&args[..], &websocket].concat())
+        Watch::all_ways(&self.client, url, RATE)
+    }
+
+    /// Starts load as these arguments of `shunt watch` say.
+    #[must_use]
+    #[track_caller]
+    pub fn watch_with(&self, args: &[&str]) -> Watch<'_> {
+        Watch::start(&self.client, args)
     }
 
     /// Starts load that also NGINX's own reload must not disturb: GET over new and over kept-open
@@ -188,7 +230,7 @@ impl Site {
     #[must_use]
     #[track_caller]
     pub fn watch_gets(&self) -> Watch<'_> {
-        Watch::start(&self.client, &["--rate", &RATE.to_string(), "http://server/"])
+        self.watch_with(&["--rate", &RATE.to_string(), "http://server/"])
     }
 
     /// Waits until so many more requests of the load have been given to the active release.

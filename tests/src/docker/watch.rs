@@ -1,13 +1,11 @@
 //! Load from another machine: `shunt watch`, which counts every request.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader};
-use std::process::Child;
-use std::thread::JoinHandle;
 
 use serde::Deserialize;
 
 use super::container::Container;
+use super::program::Program;
 
 /// What `shunt watch` has seen.
 #[derive(Debug, Deserialize)]
@@ -30,25 +28,23 @@ pub struct Verdict {
 
 /// `shunt watch` that runs; it ends with its machine at the latest.
 #[derive(Debug)]
-pub struct Watch<'a> {
-    client: &'a Container,
-    child: Child,
-    pid: String,
-    lines: JoinHandle<Vec<String>>,
-}
+pub struct Watch<'a>(Program<'a>);
 
 impl<'a> Watch<'a> {
     /// Starts it with these arguments.
     #[track_caller]
     pub(super) fn start(client: &'a Container, args: &[&str]) -> Self {
-        // It says its pid first, by which it is told to end.
         let script = "echo $$; exec shunt --json watch \"$@\"";
-        let mut child = client.spawn(&[&["sh", "-c", script, "watch"], args].concat());
-        let mut stdout = BufReader::new(child.stdout.take().expect("it was asked for"));
-        let mut pid = String::new();
-        stdout.read_line(&mut pid).expect("its pid");
-        let lines = std::thread::spawn(move || stdout.lines().map_while(Result::ok).collect());
-        Self { client, child, pid: pid.trim().to_owned(), lines }
+        Self(Program::start(client, &[&["sh", "-c", script, "watch"], args].concat()))
+    }
+
+    /// Starts it so often a second with GET and POST over new and over kept-open connections, and with
+    /// a WebSocket. A release drains until its last one has ended, so none stays for long.
+    #[track_caller]
+    pub(super) fn all_ways(client: &'a Container, url: &str, rate: u32) -> Self {
+        let rate = rate.to_string();
+        let websocket = ["--websocket", "/ws", "--websocket-time", "1s"];
+        Self::start(client, &[&["--rate", &rate, "--post", "/echo", url], &websocket[..]].concat())
     }
 
     /// Ends it.
@@ -58,10 +54,8 @@ impl<'a> Watch<'a> {
     /// When it has no verdict.
     #[must_use]
     #[track_caller]
-    pub fn end(mut self) -> Verdict {
-        self.client.run(&["kill", "-INT", &self.pid]);
-        let lines = self.lines.join().expect("its output");
-        self.child.wait().expect("it ends");
+    pub fn end(self) -> Verdict {
+        let lines = self.0.end();
         let last = lines.last().expect("a verdict");
         serde_json::from_str(last).unwrap_or_else(|e| panic!("no verdict: {e}: {last}"))
     }

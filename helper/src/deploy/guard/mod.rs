@@ -16,6 +16,7 @@ use std::time::Duration;
 use shunt_api::{ReleaseName, Upstream};
 use tokio::time::Instant;
 
+use crate::clock::Span;
 use crate::config::Guard;
 use crate::nginx::{Client, NginxError};
 use chance::Looks;
@@ -154,7 +155,7 @@ impl Window {
             self.parts = now;
         }
         let part = part.map(|verdict| match verdict {
-            Verdict::Failed(why) => Verdict::Failed(format!("{why}, in the last {PART:?}")),
+            Verdict::Failed(why) => Verdict::Failed(format!("{why}, in the last {}", Span(PART))),
             other => other,
         });
         whole.or(part)
@@ -210,7 +211,7 @@ pub async fn watch(
             Err(error) if error.is_unreachable() => {
                 let gone = now - seen;
                 if gone >= nginx.patience() {
-                    let why = format!("NGINX is out of reach for {:.0} s", gone.as_secs_f64());
+                    let why = format!("NGINX is out of reach for {}", Span(gone));
                     return Ok(Verdict::Error(format!("{why}: {error}")));
                 }
             }
@@ -249,7 +250,7 @@ mod tests {
         let canary = canary.map(|release| json!({"release": release, "share": 0.1}));
         serde_json::from_value(json!({
             "name": "web", "generation": 1, "active": active, "previous": null, "canary": canary,
-            "hold": null, "parked": 0, "parked_total": 0, "fallback": false, "switches": 0,
+            "hold": null, "holdable": true, "parked": 0, "parked_total": 0, "fallback": false, "switches": 0,
             "releases": releases,
         }))
         .unwrap()
@@ -437,7 +438,7 @@ mod tests {
         })
         .await;
         let Ok(Verdict::Error(why)) = result else { panic!("{result:?}") };
-        assert!(why.contains("out of reach for 10 s: ") && why.contains("reset"), "{why}");
+        assert!(why.contains("out of reach for 10s: ") && why.contains("reset"), "{why}");
         assert!((14_750..15_000).contains(&script.elapsed()), "{}", script.elapsed());
         // A refusal is none that passes.
         let refusal = || NginxError::Refused(shunt_api::Problem::new(404, "no upstream \"web\""));

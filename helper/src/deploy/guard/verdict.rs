@@ -168,11 +168,14 @@ fn p99_ratio(limits: &Guard, new: &Figures, old: &Figures, looks: Looks) -> Find
     // not answered often enough.
     let (at_most, _) =
         old.times.ends().find(|(_, slower)| largest(*slower, old.times.count) <= SLOWEST)?;
-    let slower = new.times.slower(ratio * was);
+    // A new process is slower by a millisecond or two in its first seconds, which is a multiple of next
+    // to nothing.
+    let limit = |was: f64| (ratio * was).max(limits.p99_floor.as_secs_f64());
+    let slower = new.times.slower(limit(was));
     if slower < FEW {
         return None;
     }
-    let certainly = new.times.certainly_slower(ratio * at_most);
+    let certainly = new.times.certainly_slower(limit(at_most));
     let standing = match compare(certainly, new.times.count, SLOWEST, looks) {
         Standing::Beyond if certainly >= FEW => Standing::Beyond,
         _ => compare(slower, new.times.count, SLOWEST, looks).min(Standing::Above),
@@ -361,6 +364,22 @@ mod tests {
             "inconclusive",
         );
         assert_judged(&hangs, None, "not yet", "inconclusive");
+    }
+
+    #[test]
+    fn a_multiple_of_next_to_nothing_is_no_fault() {
+        let within = |bucket: usize| {
+            let mut all = [0; 16];
+            all[bucket] = 1000;
+            Figures { times: times(&all), ..quick(1000, 0) }
+        };
+        // 1 ms, then 20 ms, then 100 ms.
+        let (old, new, slow) = (within(0), within(4), within(6));
+        assert_judged(&new, Some(&old), "not yet", "successful");
+        assert_judged(&slow, Some(&old), "failed", "failed: the 99th percentile");
+        let limits = Guard { p99_floor: std::time::Duration::ZERO, ..Guard::default() };
+        let verdict = judge(&limits, &new, Some(&old), When::Over).unwrap();
+        assert!(matches!(verdict, Verdict::Failed(_)), "{verdict}");
     }
 
     #[test]

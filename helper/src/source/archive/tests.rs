@@ -82,6 +82,7 @@ impl World {
             room: Room { bytes: 1 << 20, entries: 100 },
             shared: Vec::new(),
             stop: Stop::default(),
+            readers: Default::default(),
         }
     }
 

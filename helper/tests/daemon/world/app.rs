@@ -1,6 +1,7 @@
 //! The application that is deployed: this very program, which runs nothing but [`the_application`].
 //! It takes its socket by `LISTEN_FDS` and names its release in a header. With a file `sick` in its
-//! folder it never becomes healthy, with `crash` it ends at once.
+//! folder it never becomes healthy, with `crash` it ends at once; with `slow-start` it takes so many
+//! milliseconds to start.
 
 use axum::Router;
 use axum::http::StatusCode;
@@ -9,18 +10,25 @@ use axum::routing::get;
 
 /// How it is started.
 pub fn command() -> Vec<String> {
-    this_program("the_application")
+    this_program(module_path!(), "the_application")
 }
 
 /// How the events of a job are shown to somebody else: program and arguments.
 pub fn follower() -> (String, Vec<String>) {
-    let mut command = this_program("the_follower");
+    let mut command = this_program(module_path!(), "the_follower");
     (command.remove(0), command)
 }
 
-fn this_program(test: &str) -> Vec<String> {
+/// How connections are made that are never used: program and arguments.
+pub fn crowd() -> (String, Vec<String>) {
+    let mut command = this_program(module_path!(), "the_crowd");
+    (command.remove(0), command)
+}
+
+/// How this program is started to run nothing but one test of a module.
+pub fn this_program(module: &str, test: &str) -> Vec<String> {
     let exe = std::env::current_exe().unwrap().display().to_string();
-    let (_, module) = module_path!().split_once("::").unwrap();
+    let (_, module) = module.split_once("::").unwrap();
     let test = format!("{module}::{test}");
     vec![exe, "--exact".into(), test, "--ignored".into(), "--nocapture".into()]
 }
@@ -51,6 +59,9 @@ async fn the_application() {
     if let Ok(why) = std::fs::read_to_string("crash") {
         eprint!("{why}");
         std::process::exit(3);
+    }
+    if let Ok(ms) = std::fs::read_to_string("slow-start") {
+        tokio::time::sleep(std::time::Duration::from_millis(ms.parse().unwrap())).await;
     }
     let listener = listenfd::ListenFd::from_env().take_tcp_listener(0).unwrap();
     let listener = listener.expect("a socket in LISTEN_FDS");
@@ -85,4 +96,18 @@ async fn the_follower() {
         Ok(())
     };
     client.follow(job.parse().unwrap(), show).await.unwrap();
+}
+
+#[test]
+#[ignore = "what other tests run as somebody else"]
+fn the_crowd() {
+    use std::io::Read;
+    use std::os::unix::net::UnixStream;
+    let Ok(socket) = std::env::var("SOCKET") else { return };
+    let all: Vec<_> = (0..300).map(|_| UnixStream::connect(&socket).unwrap()).collect();
+    let mut last = Vec::new();
+    // It is closed, told why or not.
+    let _ = all.last().unwrap().read_to_end(&mut last);
+    println!("{{}}");
+    std::io::stdin().read_to_end(&mut last).unwrap();
 }

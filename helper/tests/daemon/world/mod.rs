@@ -1,12 +1,15 @@
 //! What the tests run in: a module that is none, the real daemon, and the real command line.
 
 pub mod app;
+pub mod ask;
 pub mod module;
+pub mod mortal;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -51,6 +54,11 @@ impl World {
         Self::with("10s", slots, &app::command(), "")
     }
 
+    /// As [`World::new`], with one slot in which releases follow each other.
+    pub fn in_place(more: &str) -> Self {
+        Self::with("10s", 1, &app::command(), more)
+    }
+
     fn with(nginx_timeout: &str, slots: usize, command: &[String], more: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         // Other users have to reach the socket to be refused.
@@ -59,10 +67,13 @@ impl World {
         let mut world = Self { folder, daemon: None, module };
         fs::create_dir(world.path("apps")).unwrap();
         let slots: Vec<_> = (0..slots).map(|_| format!("\"127.0.0.1:{}\"", free_port())).collect();
+        let strategy = if slots.len() == 1 { "in-place" } else { "blue-green" };
         let slots = slots.join(", ");
+        let guard = if more.contains("[guard]") { "" } else { "[guard]\ntime = \"0s\"" };
         let config = format!(
             r#"
             name = "web"
+            strategy = {strategy:?}
             root = {:?}
             nginx = "unix:{}"
             nginx_timeout = {nginx_timeout:?}
@@ -74,6 +85,7 @@ impl World {
             interval = "10ms"
             deadline = "2s"
             release_header = "X-Release"
+            {guard}
             {more}
             "#,
             world.path("web"),
@@ -99,13 +111,42 @@ impl World {
 
     /// Starts the daemon and waits until it answers and is done with what it does at its start.
     pub fn start(&mut self) {
+        self.start_with(&[]);
+    }
+
+    /// As [`World::start`], with more options.
+    pub fn start_with(&mut self, options: &[&str]) {
+        let mut command = self.shuntd("shuntd.sock");
+        command.args(options);
+        self.start_as(command);
+        self.idle();
+    }
+
+    /// Starts a daemon that dies at the `n`th moment of its journal, counted from 1.
+    pub fn start_mortal(&mut self, n: usize) {
+        self.start_as(mortal::command(self, n));
+    }
+
+    fn start_as(&mut self, mut command: Command) {
         let log = fs::OpenOptions::new().create(true).append(true).open(self.path("shuntd.log"));
-        let child = self.shuntd("shuntd.sock").stderr(log.unwrap()).spawn();
-        self.daemon = Some(child.unwrap());
-        until("the daemon is there", || {
-            let status = self.status()?;
-            status["job"].is_null().then_some(())
-        });
+        self.daemon = Some(command.stderr(log.unwrap()).spawn().unwrap());
+    }
+
+    /// Waits until the daemon answers and no job runs.
+    pub fn idle(&self) -> Value {
+        until("the daemon is idle", || self.status().filter(|status| status["job"].is_null()))
+    }
+
+    /// Whether the daemon has been killed, or has killed itself.
+    pub fn is_dead(&mut self) -> bool {
+        let dead = match &mut self.daemon {
+            Some(child) => child.try_wait().unwrap().is_some(),
+            None => true,
+        };
+        if dead {
+            self.daemon = None;
+        }
+        dead
     }
 
     /// Sends the daemon a signal and waits for its end.
@@ -165,12 +206,15 @@ impl World {
         self.daemon.take().expect("it runs").wait().unwrap();
     }
 
-    /// Changes what a killed daemon has left in its file.
+    /// Changes what a killed daemon has left in its journal.
     pub fn edit_state(&self, edit: impl FnOnce(&mut Value)) {
-        let path = self.path("state/web.json");
-        let mut state = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        let journal = rusqlite::Connection::open(self.path("state/journal.db")).unwrap();
+        let sql = "SELECT remembered FROM apps WHERE app = 'web'";
+        let text: String = journal.query_row(sql, [], |row| row.get(0)).unwrap();
+        let mut state = serde_json::from_str(&text).unwrap();
         edit(&mut state);
-        fs::write(&path, serde_json::to_vec(&state).unwrap()).unwrap();
+        let sql = "UPDATE apps SET remembered = ?1 WHERE app = 'web'";
+        assert_eq!(journal.execute(sql, [state.to_string()]).unwrap(), 1);
     }
 
     fn command(&self, args: &[&str]) -> Command {
@@ -201,6 +245,19 @@ impl World {
         output(command.uid(uid).output().unwrap()).stdout
     }
 
+    /// Connections of another user that do nothing until their input ends, more than he may have.
+    pub fn crowd_as(&self, uid: u32) -> Child {
+        use std::io::BufRead;
+        use std::os::unix::process::CommandExt;
+        let (program, args) = app::crowd();
+        let mut command = Command::new(program);
+        command.args(args).env("SOCKET", self.path("shuntd.sock")).uid(uid);
+        let mut crowd = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let lines = std::io::BufReader::new(crowd.stdout.as_mut().unwrap()).lines();
+        assert!(lines.map_while(Result::ok).any(|line| line == "{}"));
+        crowd
+    }
+
     /// Where nobody listens.
     pub fn free_address(&self) -> String {
         format!("127.0.0.1:{}", free_port())
@@ -225,7 +282,12 @@ impl World {
     /// Starts a deploy and lets it run.
     pub fn begin_deploy(&self, name: &str, files: &[(&str, &str)]) -> Child {
         let args = self.release(name, files);
-        let mut command = self.command(&args.iter().map(String::as_str).collect::<Vec<_>>());
+        self.begin(&args.iter().map(String::as_str).collect::<Vec<_>>())
+    }
+
+    /// Runs `shunt`, and does not wait for its end.
+    pub fn begin(&self, args: &[&str]) -> Child {
+        let mut command = self.command(args);
         command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
     }
 
@@ -303,7 +365,15 @@ pub fn until<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
     }
 }
 
+/// A port that nobody listens on, and that the kernel gives to nobody else before it is used: below its
+/// own range (`ip_local_port_range`), where each process of the tests begins at another place.
 fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().port()
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let first = std::process::id().wrapping_mul(101);
+    let ports = 10_000..30_000;
+    let next = || first.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));
+    let mut candidates = std::iter::repeat_with(|| ports.start + next() % ports.len() as u32);
+    let candidate = |port: u32| u16::try_from(port).unwrap();
+    let free = |port: &u16| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    candidates.by_ref().take(ports.len()).map(candidate).find(free).expect("a free port")
 }

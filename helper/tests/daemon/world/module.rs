@@ -10,8 +10,9 @@ use axum::extract::State;
 use axum::http::{HeaderMap, Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use shunt_api::{
-    Call, InFlight, Problem, Release, ReleaseName, ReleaseSpec, ReleaseState, ResponseTime,
-    Responses, Source, SwitchReply, SwitchRequest, Upstream, Wait,
+    Call, Canary, CanaryRequest, Hold, HoldRequest, InFlight, Index, Problem, Release, ReleaseName,
+    ReleaseSpec, ReleaseState, ResponseTime, Responses, Source, SwitchReply, SwitchRequest,
+    Upstream, Wait,
 };
 use tokio::net::UnixListener;
 use tokio::runtime::Runtime;
@@ -52,6 +53,7 @@ struct Inner {
     accident: Mutex<Option<Accident>>,
     changed: watch::Sender<()>,
     busy: Mutex<Vec<&'static str>>,
+    bad: Mutex<Option<ReleaseName>>,
     cut: Mutex<Option<(usize, Cut)>>,
     stalled: watch::Sender<bool>,
 }
@@ -74,6 +76,7 @@ impl Module {
             previous: None,
             canary: None,
             hold: None,
+            holdable: true,
             parked: 0,
             parked_total: 0,
             fallback: false,
@@ -88,6 +91,7 @@ impl Module {
             accident: Mutex::default(),
             changed: watch::Sender::new(()),
             busy: Mutex::default(),
+            bad: Mutex::default(),
             cut: Mutex::default(),
             stalled: watch::Sender::new(false),
         });
@@ -145,9 +149,20 @@ impl Module {
         self.inner.changed.send_replace(());
     }
 
+    /// From now on no `shunt_hold` names the upstream.
+    pub fn has_no_hold(&self) {
+        lock(&self.inner.upstream).holdable = false;
+    }
+
     /// Somebody deletes the previous release by hand.
     pub fn forget_previous(&self) {
         lock(&self.inner.upstream).previous = None;
+    }
+
+    /// From now on the release answers every request with an error, as NGINX counts it: ten more at
+    /// each look, while it is active.
+    pub fn is_bad(&self, release: &str) {
+        *lock(&self.inner.bad) = Some(name(release));
     }
 
     /// A release has so much in flight from now on.
@@ -216,6 +231,7 @@ fn put(upstream: &mut Upstream, release: &ReleaseName, spec: ReleaseSpec, source
 fn switch(upstream: &mut Upstream, release: &ReleaseName) {
     if upstream.active.as_ref() != Some(release) {
         upstream.previous = upstream.active.replace(release.clone());
+        upstream.canary.take_if(|canary| canary.release == *release);
         upstream.generation += 1;
     }
 }
@@ -252,6 +268,9 @@ async fn answer_in_any_case(
         Err(error) => return problem(error.status(), error.to_string()),
     };
     if let Call::Upstream { wait: Some(Wait::Drained { release, timeout }), .. } = &call {
+        if lock(&inner.upstream).release(release.as_str()).is_none() {
+            return problem(404, format!("upstream \"web\" has no release \"{release}\""));
+        }
         let mut changed = inner.changed.subscribe();
         let drained = || {
             let upstream = lock(&inner.upstream);
@@ -295,6 +314,13 @@ async fn answer_in_any_case(
     }
     let response = {
         let mut upstream = lock(&inner.upstream);
+        let bad = lock(&inner.bad).clone().filter(|bad| upstream.active.as_ref() == Some(bad));
+        let bad = upstream.releases.iter_mut().find(|release| Some(&release.name) == bad.as_ref());
+        if let Some(bad) = bad {
+            bad.requests += 10;
+            bad.responses.server_error += 10;
+            bad.response_time.count += 10;
+        }
         if accident == Some(Accident::SomebodyFaster) {
             upstream.generation += 1;
         }
@@ -322,6 +348,16 @@ async fn answer_in_any_case(
 fn change(upstream: &mut Upstream, call: Call, body: &[u8]) -> Result<Vec<u8>, Box<Problem>> {
     match call {
         Call::Upstream { .. } => {}
+        Call::Index => {
+            let index = Index {
+                module: env!("CARGO_PKG_VERSION").to_owned(),
+                nginx: "1.28.3".to_owned(),
+                workers: 2,
+                zones: Vec::new(),
+                writable: true,
+            };
+            return Ok(serde_json::to_vec(&index).unwrap());
+        }
         Call::PutRelease { release, .. } => {
             let spec = serde_json::from_slice(body).unwrap();
             put(upstream, &release, spec, Source::Api);
@@ -346,13 +382,34 @@ fn change(upstream: &mut Upstream, call: Call, body: &[u8]) -> Result<Vec<u8>, B
             let known = upstream.release(release.as_str());
             let known = known.ok_or_else(|| refusal(404, format!("no release \"{release}\"")))?;
             let busy = known.source == Source::Config || known.in_flight.total() > 0;
-            if busy || upstream.active.as_ref() == Some(&release) {
+            let canary = upstream.canary.as_ref().map(|canary| &canary.release);
+            if busy || upstream.active.as_ref() == Some(&release) || canary == Some(&release) {
                 return Err(refusal(409, format!("release \"{release}\" is needed")));
             }
             upstream.releases.retain(|r| r.name != release);
             upstream.generation += 1;
         }
-        _ => panic!("the helper does not ask for this"),
+        Call::PutCanary { .. } => {
+            let CanaryRequest { release, share } = serde_json::from_slice(body).unwrap();
+            let known = upstream.release(release.as_str()).is_some();
+            if !known || upstream.active.as_ref() == Some(&release) {
+                return Err(refusal(409, format!("release \"{release}\" cannot be a canary")));
+            }
+            upstream.canary = Some(Canary { release, share });
+            upstream.generation += 1;
+        }
+        Call::DeleteCanary { .. } => {
+            upstream.generation += u32::from(upstream.canary.take().is_some());
+        }
+        Call::PutHold { .. } => {
+            let HoldRequest { timeout } = serde_json::from_slice(body).unwrap();
+            upstream.hold = Some(Hold { ends_in: timeout });
+            upstream.generation += 1;
+        }
+        Call::DeleteHold { .. } => {
+            upstream.generation += u32::from(upstream.hold.take().is_some());
+        }
+        call => panic!("the helper does not ask for {call:?}"),
     }
     Ok(serde_json::to_vec(upstream).unwrap())
 }

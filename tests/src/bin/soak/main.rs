@@ -23,17 +23,8 @@ use driver::Driver;
 /// Clients of each kind.
 const CLIENTS: usize = 4;
 
-/// A number in the environment; nothing, or an empty text, is the default.
-fn number(name: &str, default: u64) -> Result<u64, String> {
-    match std::env::var(name).unwrap_or_default().as_str() {
-        "" => Ok(default),
-        text => text.parse().map_err(|_| format!("{name} must be a number, not {text:?}")),
-    }
-}
-
 fn main() -> ExitCode {
-    let settings = number("TIME", 60).and_then(|t| Ok((t, number("SEED", fastrand::u64(..))?)));
-    let (time, seed) = match settings {
+    let (time, seed) = match shunt_tests::soak::settings() {
         Ok(settings) => settings,
         Err(error) => {
             eprintln!("shunt-soak: {error}");

@@ -1,0 +1,480 @@
+//! Jobs: one at a time for each application, each with events that can be followed from any point.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use shunt_api::ReleaseName;
+use tokio::sync::watch;
+
+use crate::deploy::journal::{Journal, JournalError};
+use crate::wire::{Event, JobKind, JobRecord, JobStatus, Order, Outcome, Step, What};
+use crate::{clock, log};
+
+/// How many jobs are kept at hand; the journal has more.
+const AT_HAND: usize = 100;
+
+/// All jobs of a daemon.
+pub struct Jobs {
+    journal: Arc<Journal>,
+    inner: Mutex<Inner>,
+    ended: Arc<Mutex<Ended>>,
+}
+
+/// How many jobs have ended how, since the daemon started.
+type Ended = HashMap<(ReleaseName, JobKind, Outcome), u64>;
+
+struct Inner {
+    last: u64,
+    jobs: VecDeque<Arc<Job>>,
+}
+
+/// A job that runs, or ran.
+pub struct Job {
+    /// Its number.
+    pub id: u64,
+    app: ReleaseName,
+    kind: JobKind,
+    release: ReleaseName,
+    since: String,
+    events: watch::Sender<Events>,
+    orders: watch::Sender<Option<Order>>,
+}
+
+/// What has happened in a job until now.
+#[derive(Debug, Clone, Default)]
+pub struct Events {
+    /// In their order; the ids count from 1.
+    pub list: Vec<Event>,
+    /// Whether more will come.
+    pub ended: bool,
+    /// The step that it is at.
+    pub step: Option<Step>,
+}
+
+/// Why a job does not take an order.
+#[derive(Debug, thiserror::Error)]
+pub enum OrderError {
+    /// No job runs.
+    #[error("no job runs for {app}")]
+    NoJob {
+        /// The application.
+        app: ReleaseName,
+    },
+    /// It waits for nobody's word.
+    #[error(
+        "job {job} is at the step {}: only a canary step and the guard can be promoted",
+        step.map_or_else(|| "none yet".to_owned(), |s| s.to_string())
+    )]
+    NothingToPromote {
+        /// The job.
+        job: u64,
+        /// Where it is.
+        step: Option<Step>,
+    },
+    /// It cannot be taken back any more.
+    #[error("job {job} is at the step {step}: it is too late to abort, `shunt rollback` goes back")]
+    TooLate {
+        /// The job.
+        job: u64,
+        /// Where it is.
+        step: Step,
+    },
+    /// It finishes, or takes back, what an earlier daemon was at.
+    #[error("job {job} makes the active release run again and cannot be aborted: wait for its end")]
+    Recovers {
+        /// The job.
+        job: u64,
+    },
+}
+
+impl Events {
+    /// Those that follow the one with this id.
+    pub fn after(&self, id: u64) -> impl Iterator<Item = &Event> {
+        self.list.iter().skip_while(move |event| event.id <= id)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing is left half done under this lock.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Jobs {
+    /// The jobs that a journal has, and those to come.
+    ///
+    /// # Errors
+    ///
+    /// [`JournalError`].
+    pub async fn new(journal: Arc<Journal>) -> Result<Self, JournalError> {
+        let last = journal.last_job().await?;
+        let inner = Mutex::new(Inner { last, jobs: VecDeque::new() });
+        Ok(Self { journal, inner, ended: Arc::default() })
+    }
+
+    /// Where they are written down.
+    #[must_use]
+    pub fn journal(&self) -> &Arc<Journal> {
+        &self.journal
+    }
+
+    /// Begins a job, unless one runs for this application, which is given then.
+    ///
+    /// # Errors
+    ///
+    /// The job that runs.
+    pub fn begin(
+        &self,
+        app: &ReleaseName,
+        kind: JobKind,
+        release: &ReleaseName,
+    ) -> Result<Reporter, JobStatus> {
+        let mut inner = lock(&self.inner);
+        if let Some(running) = inner.running(app) {
+            return Err(running.status());
+        }
+        inner.last += 1;
+        let job = Arc::new(Job {
+            id: inner.last,
+            app: app.clone(),
+            kind,
+            release: release.clone(),
+            since: clock::now(),
+            events: watch::Sender::new(Events::default()),
+            orders: watch::Sender::new(None),
+        });
+        self.journal.begun(&job.record());
+        inner.jobs.push_back(job.clone());
+        while inner.jobs.len() > AT_HAND {
+            let ended = inner.jobs.iter().position(|job| job.events.borrow().ended);
+            match ended {
+                Some(at) => inner.jobs.remove(at),
+                None => break,
+            };
+        }
+        let (journal, ended) = (self.journal.clone(), self.ended.clone());
+        Ok(Reporter { job, journal, ended, start: Instant::now() })
+    }
+
+    /// The job that runs for an application.
+    pub fn running(&self, app: &ReleaseName) -> Option<JobStatus> {
+        lock(&self.inner).running(app).map(|job| job.status())
+    }
+
+    /// How many jobs of an application have ended how, since the daemon started.
+    pub fn ended(&self, app: &ReleaseName) -> Vec<(JobKind, Outcome, u64)> {
+        let ended = lock(&self.ended);
+        let of_app = ended.iter().filter(|((of, _, _), _)| of == app);
+        of_app.map(|((_, kind, outcome), count)| (*kind, *outcome, *count)).collect()
+    }
+
+    /// Follows a job that runs, or that ran a moment ago. All others the journal has.
+    pub fn follow(&self, id: u64) -> Option<watch::Receiver<Events>> {
+        let inner = lock(&self.inner);
+        inner.jobs.iter().find(|job| job.id == id).map(|job| job.events.subscribe())
+    }
+
+    /// Gives the job that runs for an application an order.
+    ///
+    /// # Errors
+    ///
+    /// [`OrderError`].
+    pub fn order(&self, app: &ReleaseName, order: Order) -> Result<JobStatus, OrderError> {
+        let inner = lock(&self.inner);
+        let job = inner.running(app).ok_or_else(|| OrderError::NoJob { app: app.clone() })?;
+        let step = job.events.borrow().step;
+        match (order, step) {
+            (Order::Promote, Some(Step::Canary | Step::Guard)) => {}
+            (Order::Promote, step) => {
+                return Err(OrderError::NothingToPromote { job: job.id, step });
+            }
+            (Order::Abort, Some(step)) if !is_in_time(step) => {
+                return Err(OrderError::TooLate { job: job.id, step });
+            }
+            // What NGINX sends requests to has to run, whoever wants what.
+            (Order::Abort, step)
+                if job.kind == JobKind::Recover
+                    && !matches!(step, Some(Step::AfterSwitch | Step::Guard)) =>
+            {
+                return Err(OrderError::Recovers { job: job.id });
+            }
+            (Order::Abort, _) => {}
+        }
+        job.orders.send_replace(Some(order));
+        Ok(job.status())
+    }
+}
+
+/// Whether a job at this step can still be taken back.
+fn is_in_time(step: Step) -> bool {
+    match step {
+        Step::Fetch
+        | Step::Build
+        | Step::Migrate
+        | Step::Start
+        | Step::Hold
+        | Step::Restart
+        | Step::Health
+        | Step::WarmUp
+        | Step::Preview
+        | Step::BeforeSwitch
+        | Step::Canary
+        | Step::AfterSwitch
+        | Step::Guard => true,
+        Step::Switch
+        | Step::Resume
+        | Step::Drain
+        | Step::Stop
+        | Step::Publish
+        | Step::AfterDeploy
+        | Step::Prune
+        | Step::SwitchBack
+        | Step::Undo
+        | Step::OnFailure => false,
+    }
+}
+
+impl Inner {
+    fn running(&self, app: &ReleaseName) -> Option<&Arc<Job>> {
+        self.jobs.iter().find(|job| job.app == *app && !job.events.borrow().ended)
+    }
+}
+
+impl Job {
+    fn status(&self) -> JobStatus {
+        JobStatus {
+            job: self.id,
+            kind: self.kind,
+            release: self.release.clone(),
+            since: self.since.clone(),
+            step: self.events.borrow().step,
+        }
+    }
+
+    fn record(&self) -> JobRecord {
+        JobRecord {
+            job: self.id,
+            app: self.app.clone(),
+            kind: self.kind,
+            release: self.release.clone(),
+            since: self.since.clone(),
+            took: None,
+            outcome: None,
+            text: None,
+        }
+    }
+}
+
+/// Reports what happens in a job. When it is dropped, the job has ended, however that came.
+pub struct Reporter {
+    job: Arc<Job>,
+    journal: Arc<Journal>,
+    ended: Arc<Mutex<Ended>>,
+    start: Instant,
+}
+
+impl Reporter {
+    /// The job's number.
+    #[must_use]
+    pub fn id(&self) -> u64 {
+        self.job.id
+    }
+
+    /// Waits for this order.
+    pub async fn ordered(&self, order: Order) {
+        let mut orders = self.job.orders.subscribe();
+        if orders.wait_for(|given| *given == Some(order)).await.is_err() {
+            // The sender is this job's own, so this is never reached.
+            std::future::pending::<()>().await;
+        }
+        if order == Order::Promote {
+            // It is for one step.
+            self.job.orders.send_if_modified(|given| given.take_if(|o| *o == order).is_some());
+        }
+    }
+
+    /// Whether this order was given and not yet obeyed.
+    #[must_use]
+    pub fn is_ordered(&self, order: Order) -> bool {
+        *self.job.orders.borrow() == Some(order)
+    }
+
+    /// Adds an event.
+    pub fn say(&self, what: What) {
+        let at = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.log(&what);
+        if let What::Ended { outcome, text, .. } = &what {
+            self.journal.ended(self.job.id, at, *outcome, text);
+            let key = (self.job.app.clone(), self.job.kind, *outcome);
+            *lock(&self.ended).entry(key).or_default() += 1;
+        }
+        if matches!(what, What::Step { .. }) {
+            // Whoever promoted meant the step that was shown to him, not the one that begins now.
+            let stale =
+                |given: &mut Option<Order>| given.take_if(|o| *o == Order::Promote).is_some();
+            self.job.orders.send_if_modified(stale);
+        }
+        self.job.events.send_modify(|events| {
+            events.ended |= matches!(what, What::Ended { .. });
+            if let What::Step { step, .. } = &what {
+                events.step = Some(*step);
+            }
+            let event = Event { id: events.list.len() as u64 + 1, at, what };
+            if let Some(kept) = kept(&event) {
+                self.journal.event(self.job.id, &kept);
+            }
+            events.list.push(event);
+        });
+    }
+
+    /// What the daemon's log has of a job: that it began, and how it ended.
+    fn log(&self, what: &What) {
+        match what {
+            What::Began { app, job, release } => {
+                log::info(format_args!(
+                    "{app}: {job} of \"{release}\" begins, job {}",
+                    self.job.id
+                ));
+            }
+            What::Ended { outcome: Outcome::Done, text, cut: None } => log::notice(text),
+            What::Ended { outcome: Outcome::Done, text, cut: Some(_) } => log::warning(text),
+            What::Ended { text, .. } => log::error(text),
+            What::Step { .. }
+            | What::Line { .. }
+            | What::Done { .. }
+            | What::Failed { .. }
+            | What::Limit { .. }
+            | What::Warning { .. } => {}
+        }
+    }
+}
+
+/// What of an event goes into the journal: nothing that an application or a hook has said, as that may
+/// hold what is secret.
+fn kept(event: &Event) -> Option<Event> {
+    let what = match &event.what {
+        What::Line { .. } => return None,
+        What::Failed { step, why, .. } => {
+            What::Failed { step: *step, why: why.clone(), lines: Vec::new() }
+        }
+        what => what.clone(),
+    };
+    Some(Event { what, ..event.clone() })
+}
+
+impl Drop for Reporter {
+    fn drop(&mut self) {
+        self.job.events.send_modify(|events| events.ended = true);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(text: &str) -> ReleaseName {
+        ReleaseName::new(text).unwrap()
+    }
+
+    async fn jobs(state: &std::path::Path) -> Jobs {
+        Jobs::new(Arc::new(Journal::open(state).unwrap())).await.unwrap()
+    }
+
+    fn ended() -> What {
+        What::Ended { outcome: Outcome::Done, text: "it is".to_owned(), cut: None }
+    }
+
+    #[tokio::test]
+    async fn p7_a_second_job_is_told_of_the_first() {
+        let state = tempfile::tempdir().unwrap();
+        let jobs = jobs(state.path()).await;
+        let first = jobs.begin(&name("web"), JobKind::Deploy, &name("v1")).ok().unwrap();
+        let locked = jobs.begin(&name("web"), JobKind::Rollback, &name("v0")).err().unwrap();
+        assert_eq!((locked.job, locked.kind), (first.id(), JobKind::Deploy));
+        assert!(jobs.begin(&name("shop"), JobKind::Deploy, &name("v1")).is_ok());
+        drop(first);
+        assert!(jobs.begin(&name("web"), JobKind::Rollback, &name("v0")).is_ok());
+    }
+
+    #[tokio::test]
+    async fn events_can_be_followed_from_the_start_after_the_end() {
+        let state = tempfile::tempdir().unwrap();
+        let jobs = jobs(state.path()).await;
+        let reporter = jobs.begin(&name("web"), JobKind::Deploy, &name("v1")).ok().unwrap();
+        let id = reporter.id();
+        reporter.say(ended());
+        drop(reporter);
+        let events = jobs.follow(id).unwrap().borrow().clone();
+        assert!(events.ended);
+        assert_eq!(events.list.iter().map(|e| e.id).collect::<Vec<_>>(), [1]);
+        assert!(jobs.follow(id + 1).is_none());
+    }
+
+    #[tokio::test]
+    async fn the_journal_has_what_happened_but_for_what_applications_say() {
+        let state = tempfile::tempdir().unwrap();
+        let before = jobs(state.path()).await;
+        let reporter = before.begin(&name("web"), JobKind::Deploy, &name("v1")).ok().unwrap();
+        let (step, text) = (Step::Build, "PASSWORD=secret".to_owned());
+        reporter.say(What::Line { step, text: text.clone() });
+        reporter.say(What::Failed { step, why: "exit status 1".to_owned(), lines: vec![text] });
+        reporter.say(ended());
+        drop(reporter);
+        drop(before);
+        let file = std::fs::read(state.path().join(crate::deploy::journal::FILE)).unwrap();
+        assert!(!String::from_utf8_lossy(&file).contains("secret"));
+        let after = jobs(state.path()).await;
+        let events = after.journal().events(1).await.unwrap();
+        assert_eq!(events.iter().map(|e| e.id).collect::<Vec<_>>(), [2, 3]);
+        let record = after.journal().job(1).await.unwrap().unwrap();
+        assert_eq!((record.outcome, record.text.as_deref()), (Some(Outcome::Done), Some("it is")));
+        let next = after.begin(&name("web"), JobKind::Deploy, &name("v2")).ok().unwrap();
+        assert_eq!(next.id(), 2);
+    }
+
+    #[tokio::test]
+    async fn an_order_is_taken_only_where_it_can_be_followed() {
+        let state = tempfile::tempdir().unwrap();
+        let (jobs, web) = (jobs(state.path()).await, name("web"));
+        assert!(matches!(jobs.order(&web, Order::Abort), Err(OrderError::NoJob { .. })));
+        let reporter = jobs.begin(&web, JobKind::Deploy, &name("v1")).ok().unwrap();
+        let at = |step| reporter.say(What::Step { step, note: String::new() });
+        at(Step::Health);
+        let error = jobs.order(&web, Order::Promote).unwrap_err();
+        assert!(matches!(error, OrderError::NothingToPromote { .. }), "{error}");
+        at(Step::Drain);
+        let error = jobs.order(&web, Order::Abort).unwrap_err();
+        assert!(matches!(error, OrderError::TooLate { .. }), "{error}");
+        at(Step::Guard);
+        jobs.order(&web, Order::Promote).unwrap();
+        reporter.ordered(Order::Promote).await;
+    }
+
+    #[tokio::test]
+    async fn an_order_that_nobody_obeyed_is_not_for_the_next_step_unless_it_ends_the_job() {
+        let state = tempfile::tempdir().unwrap();
+        let (jobs, web) = (jobs(state.path()).await, name("web"));
+        let reporter = jobs.begin(&web, JobKind::Deploy, &name("v1")).ok().unwrap();
+        let at = |step| reporter.say(What::Step { step, note: String::new() });
+        at(Step::Canary);
+        jobs.order(&web, Order::Promote).unwrap();
+        at(Step::Guard);
+        assert!(!reporter.is_ordered(Order::Promote));
+        jobs.order(&web, Order::Abort).unwrap();
+        at(Step::Drain);
+        assert!(reporter.is_ordered(Order::Abort));
+    }
+
+    #[tokio::test]
+    async fn what_makes_the_active_release_run_again_is_not_aborted() {
+        let state = tempfile::tempdir().unwrap();
+        let (jobs, web) = (jobs(state.path()).await, name("web"));
+        let reporter = jobs.begin(&web, JobKind::Recover, &name("v1")).ok().unwrap();
+        let at = |step| reporter.say(What::Step { step, note: String::new() });
+        at(Step::Health);
+        let error = jobs.order(&web, Order::Abort).unwrap_err();
+        assert!(matches!(error, OrderError::Recovers { .. }), "{error}");
+        at(Step::Guard);
+        jobs.order(&web, Order::Abort).unwrap();
+    }
+}

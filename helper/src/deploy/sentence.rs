@@ -1,0 +1,118 @@
+//! How a job ended, in one sentence.
+
+use shunt_api::{InFlight, ReleaseName};
+
+use crate::clock::Span;
+use crate::config;
+use crate::wire::{JobKind, Outcome};
+
+/// What the sentence is about.
+pub(super) struct About<'a> {
+    pub(super) app: &'a config::App,
+    pub(super) kind: JobKind,
+    pub(super) release: &'a ReleaseName,
+    pub(super) old: Option<&'a ReleaseName>,
+    /// Of a recovery: what it makes of the job that was cut off.
+    pub(super) recovers: Option<String>,
+    /// What the old release was stopped with.
+    pub(super) cut: Option<InFlight>,
+    /// Why what was begun is not taken back yet.
+    pub(super) left: Option<&'a str>,
+}
+
+impl About<'_> {
+    /// The sentence.
+    pub(super) fn ended(&self, outcome: Outcome, why: Option<String>) -> String {
+        let (app, release) = (&self.app.name, self.release);
+        let because = why.as_deref().unwrap_or("no reason is known");
+        let mut text = match outcome {
+            Outcome::Done => match (&self.recovers, why.as_deref()) {
+                (Some(what), None) => format!("{app}: {what}"),
+                (Some(what), Some(why)) => {
+                    format!("{app}: {what}, but not everything went well: {why}")
+                }
+                (None, None) => format!("{app} is on \"{release}\""),
+                (None, Some(why)) => {
+                    format!("{app} is on \"{release}\", but not everything went well: {why}")
+                }
+            },
+            Outcome::Unreachable => {
+                format!("{app}: {because}; `shunt status {app}` shows which release serves")
+            }
+            Outcome::Uncertain => format!(
+                "{app}: {because}; nothing was stopped, so either release can serve; `shunt status \
+                 {app}` shows which one does, `shunt switch {app} {release}` or the next deploy \
+                 settles it"
+            ),
+            Outcome::Overruled => {
+                format!("{app} was on \"{release}\", but {because}; nothing was stopped")
+            }
+            Outcome::SwitchedBack => {
+                format!(
+                    "{app}: \"{release}\" had requests and is taken back, {}: {because}",
+                    self.still()
+                )
+            }
+            Outcome::NotSwitchedBack => format!(
+                "{app}: \"{release}\" should be taken back, but the old release cannot serve: {because}; \
+                 `shunt status {app}` shows what runs"
+            ),
+            Outcome::Failed | Outcome::Unhealthy if self.kind == JobKind::Recover => {
+                format!("{app}: \"{release}\" is active but does not run as it should: {because}")
+            }
+            Outcome::Hook if self.is_on_it(&why) => {
+                format!("{app} is on \"{release}\", but {because}")
+            }
+            Outcome::Failed | Outcome::Unhealthy | Outcome::Hook => {
+                format!("{app}: \"{release}\" is refused, {}: {because}", self.still())
+            }
+            Outcome::Aborted => {
+                format!("{app}: \"{release}\" is taken back, {}: {because}", self.still())
+            }
+        };
+        if let Some(why) = self.left {
+            text.push_str(&format!(
+                "; \"{release}\" is not taken back yet, and may still get requests: {why}; shuntd tries it \
+                 again once NGINX answers"
+            ));
+        }
+        if let Some(cut) = self.cut {
+            text.push_str(&self.warning(cut));
+        }
+        text
+    }
+
+    /// Whether a hook failed that runs after the switch.
+    fn is_on_it(&self, why: &Option<String>) -> bool {
+        let after = ["hook after_switch", "hook after_deploy"];
+        why.as_ref().is_some_and(|why| after.iter().any(|hook| why.starts_with(hook)))
+    }
+
+    /// What serves when nothing has changed.
+    fn still(&self) -> String {
+        match self.old {
+            Some(old) => format!("\"{old}\" still serves"),
+            None => "nothing has changed".to_owned(),
+        }
+    }
+
+    /// What is said of requests that a release was stopped with.
+    fn warning(&self, cut: InFlight) -> String {
+        let drain = &self.app.drain;
+        let old = self.old.map_or("", ReleaseName::as_str);
+        let kinds = [
+            (cut.requests, "request", "timeout", drain.timeout),
+            (cut.upgraded, "upgraded connection", "upgraded_timeout", drain.upgraded_timeout),
+        ];
+        let kinds = kinds.iter().filter(|(n, ..)| *n > 0).map(|(n, what, name, limit)| {
+            format!("{} (drain {name} {})", count(*n, what), Span(*limit))
+        });
+        let kinds: Vec<_> = kinds.collect();
+        format!("; warning: \"{old}\" was stopped with {} in flight", kinds.join(" and "))
+    }
+}
+
+/// So many of something, as one reads it.
+pub(super) fn count(n: u64, what: &str) -> String {
+    if n == 1 { format!("1 {what}") } else { format!("{n} {what}s") }
+}
