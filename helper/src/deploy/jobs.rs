@@ -1,4 +1,5 @@
-//! Jobs: one at a time for each application, each with events that can be followed from any point.
+//! Jobs: one at a time for each application, each with events that can be followed from any point. What
+//! somebody does by hand takes the application for as long, too.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,7 +18,7 @@ const AT_HAND: usize = 100;
 /// All jobs of a daemon.
 pub struct Jobs {
     journal: Arc<Journal>,
-    inner: Mutex<Inner>,
+    inner: Arc<Mutex<Inner>>,
     ended: Arc<Mutex<Ended>>,
 }
 
@@ -27,6 +28,53 @@ type Ended = HashMap<(ReleaseName, JobKind, Outcome), u64>;
 struct Inner {
     last: u64,
     jobs: VecDeque<Arc<Job>>,
+    by_hand: HashMap<ReleaseName, ByHand>,
+}
+
+/// What somebody does by hand.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ByHand {
+    /// What it is, and who does it.
+    pub what: String,
+    /// When it began, in RFC 3339.
+    pub since: String,
+}
+
+/// Who has an application for himself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Holder {
+    /// A job.
+    Job(JobStatus),
+    /// Somebody, by hand.
+    ByHand(ByHand),
+}
+
+impl std::fmt::Display for Holder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Job(JobStatus { job, kind, release, since, step }) => {
+                write!(f, "since {since} by job {job}, a {kind} of release \"{release}\"")?;
+                match step {
+                    Some(step) => write!(f, ", which is at the step {step}"),
+                    None => Ok(()),
+                }
+            }
+            Self::ByHand(ByHand { what, since }) => write!(f, "since {since} by {what}"),
+        }
+    }
+}
+
+/// An application is somebody's who does something by hand, until this is dropped.
+#[must_use]
+pub struct Claim {
+    app: ReleaseName,
+    inner: Arc<Mutex<Inner>>,
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        lock(&self.inner).by_hand.remove(&self.app);
+    }
 }
 
 /// A job that runs, or ran.
@@ -108,8 +156,8 @@ impl Jobs {
     /// [`JournalError`].
     pub async fn new(journal: Arc<Journal>) -> Result<Self, JournalError> {
         let last = journal.last_job().await?;
-        let inner = Mutex::new(Inner { last, jobs: VecDeque::new() });
-        Ok(Self { journal, inner, ended: Arc::default() })
+        let inner = Inner { last, jobs: VecDeque::new(), by_hand: HashMap::new() };
+        Ok(Self { journal, inner: Arc::new(Mutex::new(inner)), ended: Arc::default() })
     }
 
     /// Where they are written down.
@@ -118,20 +166,20 @@ impl Jobs {
         &self.journal
     }
 
-    /// Begins a job, unless one runs for this application, which is given then.
+    /// Begins a job, unless somebody has this application for himself.
     ///
     /// # Errors
     ///
-    /// The job that runs.
+    /// Who that is.
     pub fn begin(
         &self,
         app: &ReleaseName,
         kind: JobKind,
         release: &ReleaseName,
-    ) -> Result<Reporter, JobStatus> {
+    ) -> Result<Reporter, Holder> {
         let mut inner = lock(&self.inner);
-        if let Some(running) = inner.running(app) {
-            return Err(running.status());
+        if let Some(holder) = inner.holder(app) {
+            return Err(holder);
         }
         inner.last += 1;
         let job = Arc::new(Job {
@@ -154,6 +202,20 @@ impl Jobs {
         }
         let (journal, ended) = (self.journal.clone(), self.ended.clone());
         Ok(Reporter { job, journal, ended, start: Instant::now() })
+    }
+
+    /// Takes an application for what somebody does by hand, unless somebody has it for himself.
+    ///
+    /// # Errors
+    ///
+    /// Who that is.
+    pub fn claim(&self, app: &ReleaseName, what: String) -> Result<Claim, Holder> {
+        let mut inner = lock(&self.inner);
+        if let Some(holder) = inner.holder(app) {
+            return Err(holder);
+        }
+        inner.by_hand.insert(app.clone(), ByHand { what, since: clock::now() });
+        Ok(Claim { app: app.clone(), inner: self.inner.clone() })
     }
 
     /// The job that runs for an application.
@@ -235,6 +297,12 @@ fn is_in_time(step: Step) -> bool {
 }
 
 impl Inner {
+    /// Who has an application for himself.
+    fn holder(&self, app: &ReleaseName) -> Option<Holder> {
+        let job = self.running(app).map(|job| Holder::Job(job.status()));
+        job.or_else(|| self.by_hand.get(app).cloned().map(Holder::ByHand))
+    }
+
     fn running(&self, app: &ReleaseName) -> Option<&Arc<Job>> {
         self.jobs.iter().find(|job| job.app == *app && !job.events.borrow().ended)
     }
@@ -390,10 +458,31 @@ mod tests {
         let jobs = jobs(state.path()).await;
         let first = jobs.begin(&name("web"), JobKind::Deploy, &name("v1")).ok().unwrap();
         let locked = jobs.begin(&name("web"), JobKind::Rollback, &name("v0")).err().unwrap();
-        assert_eq!((locked.job, locked.kind), (first.id(), JobKind::Deploy));
+        let Holder::Job(job) = locked else { panic!("{locked}") };
+        assert_eq!((job.job, job.kind), (first.id(), JobKind::Deploy));
+        let locked = jobs.claim(&name("web"), "a prune".to_owned()).err().unwrap();
+        assert!(locked.to_string().ends_with("by job 1, a deploy of release \"v1\""), "{locked}");
         assert!(jobs.begin(&name("shop"), JobKind::Deploy, &name("v1")).is_ok());
         drop(first);
         assert!(jobs.begin(&name("web"), JobKind::Rollback, &name("v0")).is_ok());
+    }
+
+    #[tokio::test]
+    async fn p7_a_job_and_what_is_done_by_hand_are_told_of_each_other() {
+        let state = tempfile::tempdir().unwrap();
+        let jobs = jobs(state.path()).await;
+        let claim = jobs.claim(&name("web"), "a prune by user 0".to_owned()).unwrap();
+        let begin = || jobs.begin(&name("web"), JobKind::Deploy, &name("v1"));
+        let other = || jobs.claim(&name("web"), "a hold by user 0".to_owned());
+        for holder in [begin().err().unwrap(), other().err().unwrap()] {
+            assert!(holder.to_string().ends_with(" by a prune by user 0"), "{holder}");
+        }
+        assert!(jobs.claim(&name("shop"), "a hold by user 0".to_owned()).is_ok());
+        drop(claim);
+        let job = begin().ok().unwrap();
+        assert!(matches!(other(), Err(Holder::Job(_))));
+        drop(job);
+        assert!(other().is_ok());
     }
 
     #[tokio::test]

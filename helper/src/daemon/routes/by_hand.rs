@@ -1,4 +1,4 @@
-//! What somebody does by hand at NGINX, unless a job runs.
+//! What somebody does by hand at NGINX, unless a job runs or somebody else does something.
 
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ pub(super) async fn canary(
     Path(name): Path<String>,
     Body(body): Body,
 ) -> Answer<Json<AppStatus>> {
-    let app = free(&shared, peer, &name).await?;
+    let (app, _claim) = free(&shared, peer, &name, "a change of the canary").await?;
     let CanaryRequest { release, share } = parse(&body)?;
     let slot = slot_of(&app, &release).await?;
     let nginx = &app.nginx;
@@ -42,7 +42,7 @@ pub(super) async fn end_canary(
     ConnectInfo(peer): ConnectInfo<Peer>,
     Path(name): Path<String>,
 ) -> Answer<Json<AppStatus>> {
-    let app = free(&shared, peer, &name).await?;
+    let (app, _claim) = free(&shared, peer, &name, "a change of the canary").await?;
     let state = app.nginx.state().await.map_err(|e| Refusal::nginx(&e))?;
     if state.canary.is_some() {
         let ended = app.nginx.end_canary(state.generation).await;
@@ -58,7 +58,7 @@ pub(super) async fn hold(
     Path(name): Path<String>,
     Body(body): Body,
 ) -> Answer<Json<AppStatus>> {
-    let app = free(&shared, peer, &name).await?;
+    let (app, _claim) = free(&shared, peer, &name, "a hold").await?;
     let HoldRequest { timeout } =
         if body.is_empty() { HoldRequest::default() } else { parse(&body)? };
     let timeout = timeout.unwrap_or_else(|| NginxTime::from(app.config.hold.timeout));
@@ -72,7 +72,7 @@ pub(super) async fn resume(
     ConnectInfo(peer): ConnectInfo<Peer>,
     Path(name): Path<String>,
 ) -> Answer<Json<AppStatus>> {
-    let app = free(&shared, peer, &name).await?;
+    let (app, _claim) = free(&shared, peer, &name, "a resume").await?;
     app.nginx.resume().await.map_err(|e| Refusal::nginx(&e))?;
     Ok(Json(status(&shared, &app).await))
 }
