@@ -14,10 +14,21 @@ pub(super) struct About<'a> {
     pub(super) old: Option<&'a ReleaseName>,
     /// Of a recovery: what it makes of the job that was cut off.
     pub(super) recovers: Option<String>,
-    /// What the old release was stopped with.
-    pub(super) cut: Option<InFlight>,
-    /// Why what was begun is not taken back yet.
-    pub(super) left: Option<&'a str>,
+    /// Whether that is to be taken back.
+    pub(super) takes_back: bool,
+    /// The release that was stopped with something in flight, and what it had.
+    pub(super) cut: Option<&'a (ReleaseName, InFlight)>,
+    /// What could not be taken back.
+    pub(super) left: Option<&'a Left>,
+}
+
+/// Why something is left of what a job had begun.
+#[derive(Debug)]
+pub(super) enum Left {
+    /// NGINX, which may be sending requests there, cannot be asked: it is tried again.
+    ForNow(String),
+    /// It is another reason, and nobody tries it again.
+    Over(String),
 }
 
 impl About<'_> {
@@ -49,7 +60,8 @@ impl About<'_> {
             }
             Outcome::SwitchedBack => {
                 format!(
-                    "{app}: \"{release}\" had requests and is taken back, {}: {because}",
+                    "{app}: \"{release}\" had requests and {}, {}: {because}",
+                    self.taken(),
                     self.still()
                 )
             }
@@ -57,6 +69,13 @@ impl About<'_> {
                 "{app}: \"{release}\" should be taken back, but the old release cannot serve: {because}; \
                  `shunt status {app}` shows what runs"
             ),
+            Outcome::Failed | Outcome::Unhealthy if self.takes_back => {
+                let what = self.recovers.as_deref().unwrap_or_default();
+                format!(
+                    "{app}: {what}: {because}; shuntd tries it again at its next start, unless another job \
+                     has run by then"
+                )
+            }
             Outcome::Failed | Outcome::Unhealthy if self.kind == JobKind::Recover => {
                 format!("{app}: \"{release}\" is active but does not run as it should: {because}")
             }
@@ -67,19 +86,33 @@ impl About<'_> {
                 format!("{app}: \"{release}\" is refused, {}: {because}", self.still())
             }
             Outcome::Aborted => {
-                format!("{app}: \"{release}\" is taken back, {}: {because}", self.still())
+                format!("{app}: \"{release}\" {}, {}: {because}", self.taken(), self.still())
             }
         };
-        if let Some(why) = self.left {
-            text.push_str(&format!(
+        match self.left {
+            Some(Left::ForNow(why)) => text.push_str(&format!(
                 "; \"{release}\" is not taken back yet, and may still get requests: {why}; shuntd tries it \
                  again once NGINX answers"
-            ));
+            )),
+            // It is said already.
+            Some(Left::Over(_)) if self.takes_back => {}
+            Some(Left::Over(why)) => text.push_str(&format!(
+                "; not all of \"{release}\" is taken back: {why}; `shunt status {app}` shows what is left"
+            )),
+            None => {}
         }
-        if let Some(cut) = self.cut {
-            text.push_str(&self.warning(cut));
+        if let Some((release, cut)) = self.cut {
+            text.push_str(&self.warning(release, *cut));
         }
         text
+    }
+
+    /// Whether the release is gone, or only on its way.
+    fn taken(&self) -> &'static str {
+        match self.left {
+            None => "is taken back",
+            Some(_) => "is to be taken back",
+        }
     }
 
     /// Whether a hook failed that runs after the switch.
@@ -97,9 +130,8 @@ impl About<'_> {
     }
 
     /// What is said of requests that a release was stopped with.
-    fn warning(&self, cut: InFlight) -> String {
+    fn warning(&self, release: &ReleaseName, cut: InFlight) -> String {
         let drain = &self.app.drain;
-        let old = self.old.map_or("", ReleaseName::as_str);
         let kinds = [
             (cut.requests, "request", "timeout", drain.timeout),
             (cut.upgraded, "upgraded connection", "upgraded_timeout", drain.upgraded_timeout),
@@ -108,7 +140,7 @@ impl About<'_> {
             format!("{} (drain {name} {})", count(*n, what), Span(*limit))
         });
         let kinds: Vec<_> = kinds.collect();
-        format!("; warning: \"{old}\" was stopped with {} in flight", kinds.join(" and "))
+        format!("; warning: \"{release}\" was stopped with {} in flight", kinds.join(" and "))
     }
 }
 
