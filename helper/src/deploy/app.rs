@@ -269,10 +269,12 @@ impl App {
     }
 
     /// What tells a process, and whoever looks for it, what it is.
-    fn names(&self, slot: &Address, release: &ReleaseName) -> [(&'static str, String); 3] {
+    fn names(&self, slot: &Address, release: &ReleaseName) -> [(&'static str, String); 4] {
         [
             ("RELEASE", release.to_string()),
             ("SHUNT_APP", self.config.name.to_string()),
+            // Another daemon may have an application of the same name.
+            ("SHUNT_ROOT", self.config.root.to_string_lossy().into_owned()),
             ("SHUNT_SLOT", slot.to_string()),
         ]
     }

@@ -115,3 +115,49 @@ impl App {
         inner.save().await;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config;
+    use crate::deploy::journal::{Journal, Remembered, Safe};
+    use std::path::Path;
+    use std::sync::Arc;
+
+    /// The application `web` with this root, in whose slot `v1` was when the daemon was killed, before
+    /// its process was written down.
+    async fn left(state: &Path, root: &Path, slot: &Address) -> App {
+        std::fs::create_dir_all(state).unwrap();
+        let text = format!(
+            "name = \"web\"\nroot = {root:?}\nnginx = \"unix:/nowhere\"\n[run]\n\
+             command = [\"sleep\", \"600\"]\nslots = [\"{slot}\", \"unix:/nowhere\"]"
+        );
+        let config = config::App::parse(&text).unwrap();
+        let journal = Arc::new(Journal::open(state).unwrap());
+        let v1 = ReleaseName::new("v1").unwrap();
+        let slots = vec![journal::Slot::new(slot.clone(), v1)];
+        let remembered = Remembered { slots, ..Remembered::default() };
+        journal.remember(&config.name, &remembered, Safe::Kept).await.unwrap();
+        App::new(config, &journal).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn p9_what_runs_for_another_root_is_not_ours() {
+        let tmp = tempfile::tempdir().unwrap();
+        let slot = Address::Unix(tmp.path().join("slot.sock"));
+        let (root, other) = (tmp.path().join("web"), tmp.path().join("other"));
+        let first = left(&tmp.path().join("first"), &root, &slot).await;
+        let v1 = ReleaseName::new("v1").unwrap();
+        std::fs::create_dir_all(first.releases.of(&v1)).unwrap();
+        first.start(&slot, &v1).await.unwrap();
+        let process = async |app: &App| {
+            app.adopt().await;
+            app.remembered(&v1).await.unwrap().process
+        };
+        let stranger = left(&tmp.path().join("stranger"), &other, &slot).await;
+        assert_eq!(process(&stranger).await, None);
+        let next = left(&tmp.path().join("next"), &root, &slot).await;
+        assert!(process(&next).await.is_some_and(Identity::is_alive));
+        first.stop(&slot).await;
+    }
+}
