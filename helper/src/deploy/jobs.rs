@@ -15,6 +15,9 @@ use crate::{clock, log};
 /// How many jobs are kept at hand; the journal has more.
 const AT_HAND: usize = 100;
 
+/// How many lines of programs are kept at hand of a job; the logs have more.
+const LINES: usize = 2000;
+
 /// All jobs of a daemon.
 pub struct Jobs {
     journal: Arc<Journal>,
@@ -92,12 +95,18 @@ pub struct Job {
 /// What has happened in a job until now.
 #[derive(Debug, Clone, Default)]
 pub struct Events {
-    /// In their order; the ids count from 1.
-    pub list: Vec<Event>,
+    /// In their order; the ids count from 1. Where lines are left out, one says so.
+    pub list: VecDeque<Event>,
     /// Whether more will come.
     pub ended: bool,
     /// The step that it is at.
     pub step: Option<Step>,
+    /// How many have been.
+    last: u64,
+    /// How many lines are kept.
+    lines: usize,
+    /// Where the last lines were left out, and how many there.
+    gap: Option<(usize, u64)>,
 }
 
 /// Why a job does not take an order.
@@ -139,7 +148,50 @@ pub enum OrderError {
 impl Events {
     /// Those that follow the one with this id.
     pub fn after(&self, id: u64) -> impl Iterator<Item = &Event> {
-        self.list.iter().skip_while(move |event| event.id <= id)
+        self.list.range(self.list.partition_point(|event| event.id <= id)..)
+    }
+
+    /// Those of a job that has ended, as they are written down.
+    #[must_use]
+    pub fn ended(list: Vec<Event>) -> Self {
+        Self { list: list.into(), ended: true, ..Self::default() }
+    }
+
+    /// The id of the next one.
+    fn next(&self) -> u64 {
+        self.last + 1
+    }
+
+    fn push(&mut self, event: Event) {
+        self.last = event.id;
+        self.lines += usize::from(matches!(event.what, What::Line { .. }));
+        self.list.push_back(event);
+        if self.lines > LINES {
+            self.forget_line();
+        }
+    }
+
+    /// Leaves out the oldest line. In its place, or of those left out just before it, stands how many that
+    /// are: whoever begins to follow the job late is told.
+    fn forget_line(&mut self) {
+        let from = self.gap.map_or(0, |(at, _)| at + 1);
+        let is_line = |event: &Event| matches!(event.what, What::Line { .. });
+        let Some(found) = self.list.range(from..).position(is_line) else { return };
+        self.lines -= 1;
+        let (at, n) = match self.gap {
+            Some((at, n)) if found == 0 => {
+                if let Some(line) = self.list.remove(from) {
+                    self.list[at] = line;
+                }
+                (at, n + 1)
+            }
+            _ => (from + found, 1),
+        };
+        self.gap = Some((at, n));
+        if let What::Line { text, .. } = &mut self.list[at].what {
+            let lines = if n == 1 { "1 line is" } else { &format!("{n} lines are") };
+            *text = format!("[{lines} not shown any more]");
+        }
     }
 }
 
@@ -387,11 +439,11 @@ impl Reporter {
             if let What::Step { step, .. } = &what {
                 events.step = Some(*step);
             }
-            let event = Event { id: events.list.len() as u64 + 1, at, what };
+            let event = Event { id: events.next(), at, what };
             if let Some(kept) = kept(&event) {
                 self.journal.event(self.job.id, &kept);
             }
-            events.list.push(event);
+            events.push(event);
         });
     }
 
@@ -519,6 +571,49 @@ mod tests {
         assert_eq!((record.outcome, record.text.as_deref()), (Some(Outcome::Done), Some("it is")));
         let next = after.begin(&name("web"), JobKind::Deploy, &name("v2")).ok().unwrap();
         assert_eq!(next.id(), 2);
+    }
+
+    #[tokio::test]
+    async fn of_what_programs_say_the_last_lines_are_kept_and_the_rest_is_counted() {
+        let state = tempfile::tempdir().unwrap();
+        let jobs = jobs(state.path()).await;
+        let reporter = jobs.begin(&name("web"), JobKind::Deploy, &name("v1")).ok().unwrap();
+        let step = |step| reporter.say(What::Step { step, note: String::new() });
+        let line = |step, n: usize| reporter.say(What::Line { step, text: n.to_string() });
+        let events = || jobs.follow(reporter.id()).unwrap().borrow().clone();
+        let shown = |events: &Events, n: usize| {
+            let show = |event: &Event| match &event.what {
+                What::Step { step, .. } => (event.id, step.to_string()),
+                What::Line { text, .. } => (event.id, text.clone()),
+                what => panic!("{what:?}"),
+            };
+            events.list.iter().take(n).map(show).collect::<Vec<_>>()
+        };
+        step(Step::Fetch);
+        (1..=10).for_each(|n| line(Step::Fetch, n));
+        step(Step::Build);
+        (1..=LINES).for_each(|n| line(Step::Build, n));
+        let owned = |all: &[(u64, &str)]| -> Vec<(u64, String)> {
+            all.iter().map(|(id, text)| (*id, (*text).to_owned())).collect()
+        };
+        let gap = "[10 lines are not shown any more]";
+        let begin = [(1, "fetch"), (11, gap), (12, "build"), (13, "1"), (14, "2")];
+        assert_eq!(shown(&events(), 5), owned(&begin));
+        line(Step::Build, LINES + 1);
+        let other = "[1 line is not shown any more]";
+        let begin = [(1, "fetch"), (11, gap), (12, "build"), (13, other), (14, "2")];
+        assert_eq!(shown(&events(), 5), owned(&begin));
+        (2..=LINES).for_each(|n| line(Step::Build, LINES + n));
+        let last = events();
+        assert_eq!(last.list.len(), LINES + 4);
+        let gone = format!("[{LINES} lines are not shown any more]");
+        let begin = [(12, "build"), (12 + LINES as u64, &gone), (13 + LINES as u64, "2001")];
+        assert_eq!(shown(&last, 5)[2..], owned(&begin));
+        // Whoever has seen some of them goes on with what there is.
+        assert_eq!(last.after(500).next().map(|event| event.id), Some(12 + LINES as u64));
+        let id = last.list.back().unwrap().id;
+        assert!(last.after(id).next().is_none() && last.after(id - 1).count() == 1);
+        assert!(last.list.iter().zip(last.list.iter().skip(1)).all(|(a, b)| a.id < b.id));
     }
 
     #[tokio::test]
