@@ -17,6 +17,7 @@ fn remembered(n: u64) -> Remembered {
         last_switch: Some(Switch { from: name("v1"), to: name("v2") }),
         slots: vec![Slot {
             slot: "127.0.0.1:3001".parse().unwrap(),
+            host: None,
             release: name("v2"),
             process: Some(Identity { pid: 7, start: n }),
             listens: false,

@@ -170,7 +170,8 @@ impl Job<'_> {
         let ran = self.runs(slot, release).await;
         if !ran {
             if self.app.is_free(slot).await {
-                self.app.start(slot, release).await.map_err(Failure::not_started)?;
+                let started = self.app.start(slot, release, self.unwritten()).await;
+                started.map_err(Failure::not_started)?;
             } else {
                 self.replace(slot, release).await?;
             }
