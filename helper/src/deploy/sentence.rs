@@ -148,3 +148,67 @@ impl About<'_> {
 pub(super) fn count(n: u64, what: &str) -> String {
     if n == 1 { format!("1 {what}") } else { format!("{n} {what}s") }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ended(kind: JobKind, outcome: Outcome, change: impl FnOnce(&mut About<'_>)) -> String {
+        let text = "name = \"web\"\nroot = \"/srv/web\"\nnginx = \"unix:/nowhere\"\n[run]\n\
+                    command = [\"./server\"]\nslots = [\"127.0.0.1:1\", \"127.0.0.1:2\"]";
+        let app = config::App::parse(text).unwrap();
+        let [old, release] = ["v1", "v2"].map(|name| ReleaseName::new(name).unwrap());
+        let mut about = About {
+            app: &app,
+            kind,
+            release: &release,
+            old: Some(&old),
+            recovers: None,
+            takes_back: false,
+            cut: None,
+            left: None,
+        };
+        change(&mut about);
+        about.ended(outcome, Some("it is ill".to_owned()))
+    }
+
+    #[test]
+    fn only_what_is_taken_back_is_said_to_be() {
+        let back = ended(JobKind::Deploy, Outcome::Aborted, |_| {});
+        assert_eq!(back, "web: \"v2\" is taken back, \"v1\" still serves: it is ill");
+        let left = Left::Over("2 in flight".to_owned());
+        let back = ended(JobKind::Deploy, Outcome::Aborted, |about| about.left = Some(&left));
+        assert_eq!(
+            back,
+            "web: \"v2\" is to be taken back, \"v1\" still serves: it is ill; not all of \"v2\" is taken \
+             back: 2 in flight; `shunt status web` shows what is left"
+        );
+        let later = Left::ForNow("no answer".to_owned());
+        let back = ended(JobKind::Deploy, Outcome::SwitchedBack, |about| about.left = Some(&later));
+        assert!(back.contains("had requests and is to be taken back, \"v1\" still"), "{back}");
+        assert!(back.ends_with("shuntd tries it again once NGINX answers"), "{back}");
+    }
+
+    #[test]
+    fn a_recovery_that_takes_nothing_back_does_not_call_the_release_active() {
+        let left = Left::Over("it is ill".to_owned());
+        let text = ended(JobKind::Recover, Outcome::Failed, |about| {
+            about.recovers = Some("the deploy of \"v2\" (job 3) is not taken back".to_owned());
+            about.takes_back = true;
+            about.left = Some(&left);
+        });
+        assert_eq!(
+            text,
+            "web: the deploy of \"v2\" (job 3) is not taken back: it is ill; shuntd tries it again at its \
+             next start, unless another job has run by then"
+        );
+    }
+
+    #[test]
+    fn what_was_cut_off_is_that_of_the_release_that_was_stopped() {
+        let cut = (ReleaseName::new("v2").unwrap(), InFlight { requests: 1, upgraded: 0 });
+        let text = ended(JobKind::Deploy, Outcome::Unhealthy, |about| about.cut = Some(&cut));
+        let warning = "; warning: \"v2\" was stopped with 1 request (drain timeout 30s) in flight";
+        assert!(text.ends_with(warning), "{text}");
+    }
+}

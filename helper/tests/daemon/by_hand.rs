@@ -151,9 +151,9 @@ fn a_deploy_in_place_warns_when_no_location_parks_requests() {
 fn p7_of_a_job_and_what_is_done_by_hand_the_second_is_told_of_the_first() {
     let world = World::new("");
     good(&world, "v1");
-    world.module.cut(0, Cut::Before);
+    world.module.cut(0, Cut::After);
     let hold = world.begin(&["hold", "web", "--timeout", "30s"]);
-    until("NGINX is asked to hold", || world.module.is_stalled().then_some(()));
+    until("NGINX is at it", || world.module.is_stalled().then_some(()));
     for second in [world.shunt(&["prune", "web"]), world.deploy("v2", &[])] {
         assert_eq!(second.code, 7, "{second:?}");
         assert!(second.stderr.contains("web is locked since 2"), "{second:?}");
