@@ -222,6 +222,7 @@ async fn rollback(
 ) -> Answer<(StatusCode, Json<Started>)> {
     may_change(&shared, peer).await?;
     let app = find(&shared, &name).await?;
+    unlocked(&shared, &app)?;
     let RollbackRequest { to } = if body.is_empty() { Default::default() } else { parse(&body)? };
     if let Some(release) = to {
         return back_to(&shared, &app, release).await;
@@ -311,6 +312,7 @@ async fn switch(
 ) -> Answer<(StatusCode, Json<Started>)> {
     may_change(&shared, peer).await?;
     let app = find(&shared, &name).await?;
+    unlocked(&shared, &app)?;
     let SwitchRequest { release } = parse(&body)?;
     slot_of(&app, &release).await?;
     begin(&shared, &app, Work::Back(JobKind::Switch), release).await
@@ -370,6 +372,12 @@ async fn begin(
         }
     });
     Ok((StatusCode::ACCEPTED, Json(started)))
+}
+
+/// An error if somebody has it for himself: what can be seen of it may be half done.
+fn unlocked(shared: &Shared, app: &App) -> Answer<()> {
+    let name = &app.config.name;
+    shared.jobs.holder(name).map_or(Ok(()), |holder| Err(locked(name, &holder)))
 }
 
 /// Somebody has it for himself.

@@ -270,6 +270,11 @@ impl Jobs {
         Ok(Claim { app: app.clone(), inner: self.inner.clone() })
     }
 
+    /// Who has an application for himself.
+    pub fn holder(&self, app: &ReleaseName) -> Option<Holder> {
+        lock(&self.inner).holder(app)
+    }
+
     /// The job that runs for an application.
     pub fn running(&self, app: &ReleaseName) -> Option<JobStatus> {
         lock(&self.inner).running(app).map(|job| job.status())

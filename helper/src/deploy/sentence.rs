@@ -153,38 +153,47 @@ pub(super) fn count(n: u64, what: &str) -> String {
 mod tests {
     use super::*;
 
-    fn ended(kind: JobKind, outcome: Outcome, change: impl FnOnce(&mut About<'_>)) -> String {
+    /// What is known of it beyond its names.
+    #[derive(Default)]
+    struct Known<'a> {
+        recovers: Option<&'a str>,
+        cut: Option<&'a (ReleaseName, InFlight)>,
+        left: Option<&'a Left>,
+    }
+
+    fn ended(kind: JobKind, outcome: Outcome, known: &Known<'_>) -> String {
         let text = "name = \"web\"\nroot = \"/srv/web\"\nnginx = \"unix:/nowhere\"\n[run]\n\
                     command = [\"./server\"]\nslots = [\"127.0.0.1:1\", \"127.0.0.1:2\"]";
         let app = config::App::parse(text).unwrap();
         let [old, release] = ["v1", "v2"].map(|name| ReleaseName::new(name).unwrap());
-        let mut about = About {
+        let about = About {
             app: &app,
             kind,
             release: &release,
             old: Some(&old),
-            recovers: None,
-            takes_back: false,
-            cut: None,
-            left: None,
+            recovers: known.recovers.map(str::to_owned),
+            takes_back: known.recovers.is_some(),
+            cut: known.cut,
+            left: known.left,
         };
-        change(&mut about);
         about.ended(outcome, Some("it is ill".to_owned()))
     }
 
     #[test]
     fn only_what_is_taken_back_is_said_to_be() {
-        let back = ended(JobKind::Deploy, Outcome::Aborted, |_| {});
+        let back = ended(JobKind::Deploy, Outcome::Aborted, &Known::default());
         assert_eq!(back, "web: \"v2\" is taken back, \"v1\" still serves: it is ill");
         let left = Left::Over("2 in flight".to_owned());
-        let back = ended(JobKind::Deploy, Outcome::Aborted, |about| about.left = Some(&left));
+        let known = Known { left: Some(&left), ..Known::default() };
+        let back = ended(JobKind::Deploy, Outcome::Aborted, &known);
         assert_eq!(
             back,
             "web: \"v2\" is to be taken back, \"v1\" still serves: it is ill; not all of \"v2\" is taken \
              back: 2 in flight; `shunt status web` shows what is left"
         );
         let later = Left::ForNow("no answer".to_owned());
-        let back = ended(JobKind::Deploy, Outcome::SwitchedBack, |about| about.left = Some(&later));
+        let known = Known { left: Some(&later), ..Known::default() };
+        let back = ended(JobKind::Deploy, Outcome::SwitchedBack, &known);
         assert!(back.contains("had requests and is to be taken back, \"v1\" still"), "{back}");
         assert!(back.ends_with("shuntd tries it again once NGINX answers"), "{back}");
     }
@@ -192,13 +201,10 @@ mod tests {
     #[test]
     fn a_recovery_that_takes_nothing_back_does_not_call_the_release_active() {
         let left = Left::Over("it is ill".to_owned());
-        let text = ended(JobKind::Recover, Outcome::Failed, |about| {
-            about.recovers = Some("the deploy of \"v2\" (job 3) is not taken back".to_owned());
-            about.takes_back = true;
-            about.left = Some(&left);
-        });
+        let recovers = Some("the deploy of \"v2\" (job 3) is not taken back");
+        let known = Known { recovers, left: Some(&left), cut: None };
         assert_eq!(
-            text,
+            ended(JobKind::Recover, Outcome::Failed, &known),
             "web: the deploy of \"v2\" (job 3) is not taken back: it is ill; shuntd tries it again at its \
              next start, unless another job has run by then"
         );
@@ -207,7 +213,8 @@ mod tests {
     #[test]
     fn what_was_cut_off_is_that_of_the_release_that_was_stopped() {
         let cut = (ReleaseName::new("v2").unwrap(), InFlight { requests: 1, upgraded: 0 });
-        let text = ended(JobKind::Deploy, Outcome::Unhealthy, |about| about.cut = Some(&cut));
+        let known = Known { cut: Some(&cut), ..Known::default() };
+        let text = ended(JobKind::Deploy, Outcome::Unhealthy, &known);
         let warning = "; warning: \"v2\" was stopped with 1 request (drain timeout 30s) in flight";
         assert!(text.ends_with(warning), "{text}");
     }
