@@ -270,6 +270,9 @@ fn p9_a_runner_that_does_not_answer_keeps_only_its_own_application_waiting() {
         world.path("shop")
     );
     std::fs::write(world.path("apps/shop.toml"), text).unwrap();
+    std::fs::create_dir_all(world.path("shop/releases/v7")).unwrap();
+    std::fs::create_dir(world.path("shop/slots")).unwrap();
+    std::os::unix::fs::symlink("../releases/v7", world.path("shop/slots/1")).unwrap();
     let journal = rusqlite::Connection::open(world.path("state/journal.db")).unwrap();
     let slot = serde_json::json!({ "slot": "127.0.0.1:1", "release": "v7", "process": null });
     let remembered = serde_json::json!({ "slots": [slot] }).to_string();
@@ -281,7 +284,8 @@ fn p9_a_runner_that_does_not_answer_keeps_only_its_own_application_waiting() {
     let address = format!("unix:path={}", world.path("bus.sock").display());
     command.env("DBUS_SYSTEM_BUS_ADDRESS", address);
     world.start_as(command);
-    let asked = bus.accept().unwrap();
+    bus.set_nonblocking(true).unwrap();
+    let asked = until("systemd is asked", || bus.accept().ok());
     world.idle();
     good(&world, "v2");
     let shop = world.shunt(&["prune", "shop"]);
