@@ -235,8 +235,9 @@ pub enum What {
         outcome: Outcome,
         /// In one sentence.
         text: String,
-        /// What the old release had in flight when it was stopped at the limit of its drain, and was
-        /// cut off unless the release has answered it while it ended; none if it had nothing.
+        /// What a release had in flight when it was stopped at the limit of its drain, and was cut off
+        /// unless the release has answered it while it ended; none if it had nothing. It is the old
+        /// release, or the new one when that was taken back: the text names it.
         cut: Option<InFlight>,
     },
 }
@@ -301,7 +302,7 @@ pub mod exit {
     pub const SWITCHED_BACK: u8 = 5;
     /// Could not switch back, or which release serves is not known.
     pub const UNCERTAIN: u8 = 6;
-    /// Another job runs.
+    /// Another job runs, or somebody does something by hand.
     pub const LOCKED: u8 = 7;
     /// The daemon or NGINX cannot be reached.
     pub const UNREACHABLE: u8 = 8;

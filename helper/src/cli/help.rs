@@ -22,7 +22,7 @@ pub const EXIT_CODES: [(u8, &str); 11] = [
         "could not switch back; or NGINX did not answer the order to switch: which release serves is \
          not known, both run",
     ),
-    (7, "another job runs for this application"),
+    (7, "another job runs for this application, or somebody does something by hand"),
     (8, "shuntd or NGINX cannot be reached"),
     (130, "Ctrl-C; a job goes on in shuntd"),
     (141, "nobody reads the output any more; a job goes on in shuntd"),

@@ -27,7 +27,7 @@ use crate::daemon::recover::Recovery;
 use crate::daemon::shared::Shared;
 use crate::deploy::app::App;
 use crate::deploy::engine::Job;
-use crate::deploy::jobs::OrderError;
+use crate::deploy::jobs::{Claim, Holder, OrderError};
 use crate::nginx::NginxError;
 use crate::source::Source;
 use crate::source::reader::Reader;
@@ -128,14 +128,15 @@ async fn find(shared: &Shared, name: &str) -> Answer<Arc<App>> {
     Err(Refusal::new(StatusCode::NOT_FOUND, detail))
 }
 
-/// The application, if this one may do something to it now: no job runs.
-async fn free(shared: &Shared, peer: Peer, name: &str) -> Answer<Arc<App>> {
+/// The application, if this one may do something to it now, as nobody else does; and nobody else will
+/// as long as the claim is there.
+async fn free(shared: &Shared, peer: Peer, name: &str, what: &str) -> Answer<(Arc<App>, Claim)> {
     may_change(shared, peer).await?;
     let app = find(shared, name).await?;
-    match shared.jobs.running(&app.config.name) {
-        Some(job) => Err(locked(&app.config.name, &job)),
-        None => Ok(app),
-    }
+    let claim = shared.jobs.claim(&app.config.name, format!("{what} that {peer} does by hand"));
+    let claim = claim.map_err(|holder| locked(&app.config.name, &holder))?;
+    // As for a job: the configuration may be another one since it was looked at.
+    Ok((find(shared, name).await?, claim))
 }
 
 async fn status(shared: &Shared, app: &App) -> AppStatus {
@@ -221,6 +222,7 @@ async fn rollback(
 ) -> Answer<(StatusCode, Json<Started>)> {
     may_change(&shared, peer).await?;
     let app = find(&shared, &name).await?;
+    unlocked(&shared, &app)?;
     let RollbackRequest { to } = if body.is_empty() { Default::default() } else { parse(&body)? };
     if let Some(release) = to {
         return back_to(&shared, &app, release).await;
@@ -310,6 +312,7 @@ async fn switch(
 ) -> Answer<(StatusCode, Json<Started>)> {
     may_change(&shared, peer).await?;
     let app = find(&shared, &name).await?;
+    unlocked(&shared, &app)?;
     let SwitchRequest { release } = parse(&body)?;
     slot_of(&app, &release).await?;
     begin(&shared, &app, Work::Back(JobKind::Switch), release).await
@@ -347,7 +350,7 @@ async fn begin(
         Work::Back(kind) => *kind,
     };
     let reporter =
-        shared.jobs.begin(name, kind, &release).map_err(|running| locked(name, &running))?;
+        shared.jobs.begin(name, kind, &release).map_err(|holder| locked(name, &holder))?;
     // From here on what it needs stays. The configuration may be another one since it was looked at.
     let app = find(shared, app.config.name.as_str()).await?;
     let started = Started { job: reporter.id(), release: release.clone() };
@@ -371,14 +374,15 @@ async fn begin(
     Ok((StatusCode::ACCEPTED, Json(started)))
 }
 
-/// Another job runs.
-fn locked(app: &ReleaseName, running: &JobStatus) -> Refusal {
-    let JobStatus { job, kind, release, since, step } = running;
-    let at = step.map_or_else(String::new, |step| format!(", which is at the step {step}"));
-    let detail = format!(
-        "{app} is locked since {since} by job {job}, a {kind} of release \"{release}\"{at}"
-    );
-    Refusal::new(StatusCode::LOCKED, detail)
+/// An error if somebody has it for himself: what can be seen of it may be half done.
+fn unlocked(shared: &Shared, app: &App) -> Answer<()> {
+    let name = &app.config.name;
+    shared.jobs.holder(name).map_or(Ok(()), |holder| Err(locked(name, &holder)))
+}
+
+/// Somebody has it for himself.
+fn locked(app: &ReleaseName, holder: &Holder) -> Refusal {
+    Refusal::new(StatusCode::LOCKED, format!("{app} is locked {holder}"))
 }
 
 async fn promote(

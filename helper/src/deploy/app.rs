@@ -67,6 +67,30 @@ impl Inner {
         self.journal.remember(&self.name, &self.remembered, safe).await
     }
 
+    /// Writes down what is about to be started, for the case that the daemon is killed before it knows the
+    /// process.
+    async fn plan(
+        &mut self,
+        slot: &Address,
+        release: &ReleaseName,
+        unwritten: Unwritten,
+    ) -> Result<journal::Slot, StartError> {
+        let host = App::host_at(self, slot).map(|host| host.to_string());
+        let planned = journal::Slot { host, ..journal::Slot::new(slot.clone(), release.clone()) };
+        self.remembered.slots.push(planned.clone());
+        match (self.write(Safe::Kept).await, unwritten) {
+            (Ok(()), _) => Ok(planned),
+            (Err(error), Unwritten::Obeyed) => {
+                log::error(error);
+                Ok(planned)
+            }
+            (Err(error), Unwritten::Refused) => {
+                self.remembered.slots.pop();
+                Err(StartError::Unwritten(Box::new(error)))
+            }
+        }
+    }
+
     /// Takes out what is in a slot.
     fn take(&mut self, slot: &Address) -> Option<(ReleaseName, Running)> {
         let at = self.running.iter().position(|(s, _, _)| s == slot)?;
@@ -81,6 +105,15 @@ impl Inner {
             log::error(error);
         }
     }
+}
+
+/// What becomes of an order to start a release that cannot be written down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unwritten {
+    /// It is refused.
+    Refused,
+    /// It is obeyed all the same: users are to be sent there, and a later daemon only knows less.
+    Obeyed,
 }
 
 /// Why a part of the configuration cannot change now.
@@ -197,18 +230,17 @@ impl App {
     /// # Errors
     ///
     /// [`StartError`].
-    pub async fn start(&self, slot: &Address, release: &ReleaseName) -> Result<(), StartError> {
+    pub async fn start(
+        &self,
+        slot: &Address,
+        release: &ReleaseName,
+        unwritten: Unwritten,
+    ) -> Result<(), StartError> {
         if self.is_at_rest(slot).await {
             // No connection may start it any more.
             self.stop(slot).await;
         }
-        // Written down before, for the case that the daemon is killed before it knows the process.
-        let planned = journal::Slot::new(slot.clone(), release.clone());
-        {
-            let mut inner = self.inner.lock().await;
-            inner.remembered.slots.push(planned.clone());
-            inner.save().await;
-        }
+        let planned = self.inner.lock().await.plan(slot, release, unwritten).await?;
         match Running::start(self.spec(slot, release).await).await {
             Ok(running) => {
                 self.add(slot, release, running).await;
@@ -230,15 +262,22 @@ impl App {
     /// # Errors
     ///
     /// [`StartError`].
-    pub async fn replace(&self, slot: &Address, release: &ReleaseName) -> Result<(), StartError> {
+    pub async fn replace(
+        &self,
+        slot: &Address,
+        release: &ReleaseName,
+        unwritten: Unwritten,
+    ) -> Result<(), StartError> {
         let (old, running) = {
             let mut inner = self.inner.lock().await;
             let Some((old, running)) = inner.take(slot) else {
                 drop(inner);
-                return self.start(slot, release).await;
+                return self.start(slot, release, unwritten).await;
             };
-            inner.remembered.slots.push(journal::Slot::new(slot.clone(), release.clone()));
-            inner.save().await;
+            if let Err(error) = inner.plan(slot, release, unwritten).await {
+                inner.running.push((slot.clone(), old, running));
+                return Err(error);
+            }
             (old, running)
         };
         match running.replace(self.spec(slot, release).await).await {
@@ -269,10 +308,12 @@ impl App {
     }
 
     /// What tells a process, and whoever looks for it, what it is.
-    fn names(&self, slot: &Address, release: &ReleaseName) -> [(&'static str, String); 3] {
+    fn names(&self, slot: &Address, release: &ReleaseName) -> [(&'static str, String); 4] {
         [
             ("RELEASE", release.to_string()),
             ("SHUNT_APP", self.config.name.to_string()),
+            // Another daemon may have an application of the same name.
+            ("SHUNT_ROOT", self.config.root.to_string_lossy().into_owned()),
             ("SHUNT_SLOT", slot.to_string()),
         ]
     }
@@ -304,8 +345,7 @@ impl App {
             }
             Runner::External { .. } => {
                 let inner = self.inner.lock().await;
-                let named = inner.resolved.iter().find(|(_, address)| *address == slot);
-                Spec::External(named.map_or(Slot::Address(slot), |(slot, _)| slot.clone()))
+                Spec::External(Self::host_at(&inner, &slot).unwrap_or(Slot::Address(slot)))
             }
         }
     }
@@ -324,9 +364,17 @@ impl App {
                 |old: &Running| matches!(old, Running::External(old) if old.slot() == new.slot());
             inner.running.retain(|(s, _, old)| s != slot && !is_it(old));
         }
+        let host = match &running {
+            Running::External(external) => match external.slot() {
+                host @ Slot::Host { .. } => Some(host.to_string()),
+                Slot::Address(_) => None,
+            },
+            Running::Process(_) | Running::Systemd(_) => None,
+        };
         inner.running.push((slot.clone(), release.clone(), running));
         inner.remembered.slots.retain(|s| s.slot != *slot && s.release != *release);
-        inner.remembered.slots.push(journal::Slot::new(slot.clone(), release.clone()));
+        let there = journal::Slot { host, ..journal::Slot::new(slot.clone(), release.clone()) };
+        inner.remembered.slots.push(there);
         inner.save().await;
         // Whenever it was started again, it is another process that the next daemon has to find.
         let inner = Arc::downgrade(&self.inner);
@@ -534,15 +582,15 @@ mod tests {
             std::fs::set_permissions(&program, mode).unwrap();
         }
         let slot = Address::Unix(slot);
-        app.start(&slot, &v1).await.unwrap();
+        app.start(&slot, &v1, Unwritten::Refused).await.unwrap();
         // It has no program.
-        let error = app.replace(&slot, &v2).await.unwrap_err();
+        let error = app.replace(&slot, &v2, Unwritten::Refused).await.unwrap_err();
         assert!(matches!(error, StartError::Spawn { .. }), "{error}");
         assert_eq!(app.occupants().await, [(slot.clone(), v1.clone())]);
         let (watch, _) = app.watch(&slot).await.unwrap();
         assert_eq!(*watch.borrow(), State::Stopped);
-        app.replace(&slot, &v1).await.unwrap();
-        app.replace(&slot, &v3).await.unwrap();
+        app.replace(&slot, &v1, Unwritten::Refused).await.unwrap();
+        app.replace(&slot, &v3, Unwritten::Refused).await.unwrap();
         assert_eq!(app.occupants().await, [(slot.clone(), v3.clone())]);
         // And that is written down.
         let written = App::new(config, &journal).await.unwrap();
@@ -551,6 +599,27 @@ mod tests {
             panic!("{slots:?}")
         };
         assert!(*release == v3 && process.is_alive());
+        // Without a journal nothing is started that is not needed.
+        let database = rusqlite::Connection::open(tmp.path().join(journal::FILE)).unwrap();
+        database.execute_batch("ALTER TABLE apps RENAME TO gone").unwrap();
+        let pid = process.pid;
+        for error in [
+            app.replace(&slot, &v1, Unwritten::Refused).await.unwrap_err(),
+            app.start(&config_slot(), &v1, Unwritten::Refused).await.unwrap_err(),
+        ] {
+            assert!(matches!(error, StartError::Unwritten(_)), "{error}");
+            assert!(error.to_string().contains("cannot be written down: "), "{error}");
+        }
+        assert_eq!(app.occupants().await, [(slot.clone(), v3.clone())]);
+        let (watch, _) = app.watch(&slot).await.unwrap();
+        assert!(matches!(*watch.borrow(), State::Running { pid: Some(same), .. } if same == pid));
+        app.replace(&slot, &v1, Unwritten::Obeyed).await.unwrap();
+        assert_eq!(app.occupants().await, [(slot.clone(), v1)]);
         assert_eq!(app.stop(&slot).await, End::ByItself);
+    }
+
+    /// The other slot.
+    fn config_slot() -> Address {
+        "unix:/nowhere".parse().unwrap()
     }
 }

@@ -107,6 +107,9 @@ pub enum StartError {
         "the slot is held by another runner than the configuration has now: stop its release first"
     )]
     OtherRunner,
+    /// It cannot be written down that it is to start: nothing was tried.
+    #[error("it was not started, as that cannot be written down: {0}")]
+    Unwritten(Box<dyn std::error::Error + Send + Sync>),
     /// Somebody else's slot cannot be found.
     #[error(transparent)]
     Resolve(#[from] ResolveError),

@@ -240,20 +240,26 @@ async fn within(
     match source.clone() {
         Source::Folder(from) => {
             let order = Order::new(app, by, release, Room::UNBOUNDED);
-            let _guard = order.stop.guard();
-            blocking(move || folder::fetch(&from, order)).await
+            let guard = order.stop.guard();
+            let fetched = blocking(move || folder::fetch(&from, order)).await?;
+            guard.keep();
+            Ok(fetched)
         }
         Source::Archive { path, sha256 } => {
             let order = Order::new(app, by, release, bounded);
-            let _guard = order.stop.guard();
+            let guard = order.stop.guard();
             let strip = app.source.strip;
-            blocking(move || archive::fetch(&path, sha256, strip, order)).await
+            let fetched = blocking(move || archive::fetch(&path, sha256, strip, order)).await?;
+            guard.keep();
+            Ok(fetched)
         }
         Source::Git { url, reference, submodules } => {
             let order = Order::new(app, None, release, bounded);
-            let _guard = order.stop.guard();
+            let guard = order.stop.guard();
             let wanted = git::Wanted { url: &url, reference: &reference, submodules };
-            git::fetch(app, &wanted, order, lines).await
+            let fetched = git::fetch(app, &wanted, order, lines).await?;
+            guard.keep();
+            Ok(fetched)
         }
     }
 }

@@ -15,6 +15,7 @@ use crate::clock;
 use crate::config::Runner;
 use crate::daemon::peer::Peer;
 use crate::daemon::shared::Shared;
+use crate::file::blocking;
 use crate::hook;
 use crate::runner::log;
 use crate::wire::{KeptRelease, KeptReleases, Logs, Pruned, SlotStatus};
@@ -26,13 +27,18 @@ pub(super) async fn releases(
 ) -> Answer<Json<KeptReleases>> {
     let app = find(&shared, &name).await?;
     let status = app.status().await;
-    let all = app.releases.all().map_err(|e| Refusal::failed(&e))?;
-    let releases = all.into_iter().map(|(made, name)| {
+    let kept = app.releases.clone();
+    let all = blocking(move || {
+        let all = kept.all()?.into_iter();
+        Ok(all.map(|(made, name)| (made, kept.revision(&name), name)).collect::<Vec<_>>())
+    });
+    let all = all.await.map_err(|e| Refusal::failed(&e))?;
+    let releases = all.into_iter().map(|(made, revision, name)| {
         let runs_in = |slot: &&SlotStatus| slot.release.as_ref() == Some(&name) && !slot.listens;
         let slot = status.slots.iter().find(runs_in);
         KeptRelease {
             made: Timestamp::try_from(made).map(clock::text).unwrap_or_default(),
-            revision: app.releases.revision(&name),
+            revision,
             active: status.active.as_ref() == Some(&name),
             previous: status.previous.as_ref() == Some(&name),
             slot: slot.map(|slot| slot.address.clone()),
@@ -98,9 +104,7 @@ pub(super) async fn logs(
         true => hook::log(&app.config.root, &release),
         false => app.releases.log(&release),
     };
-    let read = tokio::task::spawn_blocking(move || log::last_lines_of(&path, lines as usize));
-    let read = read.await.map_err(|e| Refusal::failed(&e))?;
-    match read {
+    match blocking(move || log::last_lines_of(&path, lines as usize)).await {
         Ok(lines) => Ok(Json(Logs { release, lines })),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             let detail = format!("nothing is kept of what \"{release}\" has said");
@@ -116,14 +120,18 @@ pub(super) async fn prune(
     ConnectInfo(peer): ConnectInfo<Peer>,
     Path(name): Path<String>,
 ) -> Answer<Json<Pruned>> {
-    let app = free(&shared, peer, &name).await?;
+    let (app, claim) = free(&shared, peer, &name, "a prune").await?;
     // Without NGINX nobody knows which release is active.
     let state = app.nginx.state().await.map_err(|e| Refusal::nginx(&e))?;
     let mut in_use = app.in_use(state.active.as_ref()).await;
     in_use.extend(state.previous);
     in_use.extend(state.releases.into_iter().map(|release| release.name));
     let (releases, keep) = (app.releases.clone(), app.config.keep.releases);
-    let removed = tokio::task::spawn_blocking(move || releases.prune(keep, &in_use)).await;
-    let removed = removed.map_err(|e| Refusal::failed(&e))?.map_err(|e| Refusal::failed(&e))?;
+    let removed = blocking(move || {
+        // It goes on when the client leaves, and nobody may come in between.
+        let _claim = claim;
+        releases.prune(keep, &in_use)
+    });
+    let removed = removed.await.map_err(|e| Refusal::failed(&e))?;
     Ok(Json(Pruned { removed }))
 }
