@@ -31,6 +31,7 @@ impl Recovery {
     /// Takes over what still runs, and the lock; `None` when nothing ran. To be called before
     /// anybody can start a job.
     pub async fn begin(app: &Arc<App>, jobs: &Jobs) -> Option<Self> {
+        app.find_containers().await;
         let last = app.last_remembered().await?;
         app.adopt().await;
         let _unfinished = app.left_before().await;

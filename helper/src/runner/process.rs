@@ -21,6 +21,7 @@ use tokio::task::JoinHandle;
 
 use crate::endpoint::{self, ListenError, Listener};
 use crate::log;
+use crate::runner::docker::DockerError;
 use crate::runner::external::ResolveError;
 use crate::runner::holders;
 use crate::runner::leader::Leader;
@@ -102,6 +103,9 @@ pub enum StartError {
     /// systemd does not start it.
     #[error(transparent)]
     Systemd(#[from] SystemdError),
+    /// Docker does not start it.
+    #[error(transparent)]
+    Docker(#[from] Box<DockerError>),
     /// What runs in the slot was started by another runner than the application has now.
     #[error(
         "the slot is held by another runner than the configuration has now: stop its release first"
@@ -123,6 +127,12 @@ fn who(slot: &Address, error: &ListenError) -> String {
     }
 }
 
+impl From<DockerError> for StartError {
+    fn from(error: DockerError) -> Self {
+        Self::Docker(Box::new(error))
+    }
+}
+
 impl StartError {
     /// The last that the release has said.
     #[must_use]
@@ -140,6 +150,7 @@ impl StartError {
             Self::Listen { error, .. } => error.is_in_use(),
             // There is hardly another reason for a socket.
             Self::Systemd(SystemdError::Failed { unit, .. }) => unit.ends_with(".socket"),
+            Self::Docker(error) => matches!(**error, DockerError::InUse { .. }),
             _ => false,
         }
     }
