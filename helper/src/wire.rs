@@ -410,7 +410,7 @@ pub struct SlotStatus {
     pub runs: bool,
     /// Whether that was stopped, but its socket listens: the first connection, or a rollback, starts it.
     pub listens: bool,
-    /// Its process; none of somebody else's.
+    /// Its process; none of a container, and of what is somebody else's.
     pub pid: Option<u32>,
     /// How often it had to be started again.
     pub restarts: u32,

@@ -3,7 +3,7 @@
 
 use shunt_tests::docker::compose::application;
 use shunt_tests::docker::runner::Runner;
-use shunt_tests::until;
+use shunt_tests::{free_port, until};
 
 /// The guard is of no interest here.
 const NO_GUARD: &str = "\n[guard]\ntime = \"0s\"\n";
@@ -165,4 +165,36 @@ fn p9_containers_serve_on_when_shuntd_is_killed_and_the_next_one_takes_them_over
         (site.answering().as_deref(), &*site.releases()),
         (Some("v3"), &["v3".to_owned()][..])
     );
+}
+
+#[test]
+fn slots_of_this_machine_are_published_and_one_that_is_taken_is_named() {
+    let [_v1, _v2] = ["v1", "v2"].map(|release| application(release, &[]));
+    let slots = [free_port(), free_port()];
+    let site = Runner::on_this_machine(slots, NO_GUARD);
+    deployed(&site, "v1");
+    // Somebody else listens in the other slot, and Docker is told to publish it.
+    let other = std::net::TcpListener::bind(("127.0.0.1", slots[1])).unwrap();
+    let output = site.shunt(&["deploy", "web", "--release", "v2"]);
+    let said = format!("{}{}", output.stdout, output.stderr);
+    let taken = format!("cannot start a container in slot 127.0.0.1:{}", slots[1]);
+    assert!(output.code == 4 && said.contains(&taken), "{output:?}");
+    assert_eq!(site.releases(), ["v1"]);
+    drop(other);
+
+    let watch = site.watch();
+    site.wait_for_requests(50);
+    deployed(&site, "v2");
+    site.wait_for_requests(50);
+    let output = site.shunt(&["rollback", "web"]);
+    assert_eq!(output.code, 0, "{output:?}");
+    site.wait_for_requests(50);
+    let verdict = watch.end();
+    assert_eq!(verdict.failures, 0, "{verdict:?}");
+    assert_eq!(
+        (site.answering().as_deref(), &*site.releases()),
+        (Some("v1"), &["v1".to_owned()][..])
+    );
+    let doctor = site.shunt(&["doctor", "web"]);
+    assert!(doctor.stdout.contains("it leads to port 8080 of its container"), "{doctor:?}");
 }

@@ -77,6 +77,13 @@ impl Image {
         &self.repository
     }
 
+    /// The host of its registry; none of Docker's own.
+    #[must_use]
+    pub fn registry(&self) -> Option<&str> {
+        let (first, _) = self.repository.split_once('/')?;
+        (first.contains(['.', ':']) || first == "localhost").then_some(first)
+    }
+
     /// Whether it says itself which one it is.
     #[must_use]
     pub fn is_chosen(&self) -> bool {

@@ -17,6 +17,7 @@ use bollard::query_parameters::{
 };
 use futures_util::stream::{Stream, StreamExt};
 
+use super::credentials;
 use crate::plain::plain;
 use crate::source::image::Image;
 
@@ -261,7 +262,9 @@ impl Engine {
     ) -> Result<(), EngineError> {
         let options =
             CreateImageOptions { from_image: Some(image.to_string()), ..Default::default() };
-        let mut said = std::pin::pin!(self.docker.create_image(Some(options), None, None));
+        let credentials = credentials::of(image);
+        let said = self.docker.create_image(Some(options), None, credentials);
+        let mut said = std::pin::pin!(said);
         while let Some(info) = said.next().await {
             let info = info.map_err(self.wrong())?;
             if let Some(why) = info.error_detail.and_then(|error| error.message) {

@@ -5,6 +5,7 @@
 //! when the machine starts. Nothing holds a slot's address while nothing runs there.
 
 pub mod body;
+mod credentials;
 pub mod engine;
 mod follow;
 pub mod image;
@@ -71,8 +72,8 @@ pub enum DockerError {
     NoImage(Image),
     /// An image cannot be fetched.
     #[error(
-        "cannot fetch image {image}: {error}; is its name right? What the registry gives to those only \
-         who have logged in, fetch by hand (docker pull {image})"
+        "cannot fetch image {image}: {error}; is its name right, and has shuntd's user logged in \
+         (docker login)? Or fetch it by hand: docker pull {image}"
     )]
     Pull {
         /// The image.
