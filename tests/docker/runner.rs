@@ -17,6 +17,29 @@ fn deployed(site: &Runner, release: &str) {
     assert_eq!(site.answering().as_deref(), Some(release));
 }
 
+/// The guard is under way.
+fn until_guarded(site: &Runner) {
+    until("the guard", || site.shunt(&["status"]).stdout.contains("guard").then_some(()));
+}
+
+/// Somebody has seen enough of what is in its guard.
+fn promoted(site: &Runner, release: &str) {
+    let output = site.shunt(&["promote", "web"]);
+    assert_eq!(output.code, 0, "{output:?}");
+    site.wait_until_idle();
+    assert_eq!(
+        (site.answering().as_deref(), &*site.releases()),
+        (Some(release), &[release.to_owned()][..])
+    );
+}
+
+/// Deploys a release and leaves it in its guard.
+fn begun(site: &Runner, release: &str) {
+    let output = site.shunt(&["deploy", "web", "--release", release, "--detach"]);
+    assert_eq!(output.code, 0, "{output:?}");
+    until_guarded(site);
+}
+
 #[test]
 fn containers_are_started_flipped_and_stopped_under_load() {
     let [_v1, _v2] = ["v1", "v2"].map(|release| application(release, &[]));
@@ -30,7 +53,7 @@ fn containers_are_started_flipped_and_stopped_under_load() {
     site.wait_for_requests(50);
     assert_eq!(site.releases(), ["v2"], "the old one is stopped and removed");
     // What it has said is kept all the same.
-    let logs = site.shunt(&["logs", "web", "--release", "v1"]);
+    let logs = site.shunt(&["logs", "web", "v1"]);
     assert!(logs.stdout.contains("release v1 starts\nending\n"), "{logs:?}");
     let logs = site.shunt(&["logs", "web"]);
     assert!(logs.stdout.contains("release v2 starts"), "{logs:?}");
@@ -77,7 +100,7 @@ fn p8_a_release_whose_container_ends_at_its_start_is_refused_with_what_it_said()
     for part in ["exit status 1", "release v2 starts", "ParseIntError"] {
         assert!(said.contains(part), "{part}: {said}");
     }
-    let logs = site.shunt(&["logs", "web", "--release", "v2"]);
+    let logs = site.shunt(&["logs", "web", "v2"]);
     assert!(logs.stdout.contains("ParseIntError"), "{logs:?}");
     // One that there is not.
     let output = site.shunt(&["deploy", "web", "--release", "v999"]);
@@ -94,8 +117,8 @@ fn p8_a_release_whose_container_ends_at_its_start_is_refused_with_what_it_said()
 fn p8_a_container_that_crashes_in_the_guard_is_switched_away_from() {
     let [_v1, _v2] = ["v1", "v2"].map(|release| application(release, &[]));
     let site = Runner::up(LONG_GUARD);
-    // The first one has nothing to go back to, and no guard.
-    deployed(&site, "v1");
+    begun(&site, "v1");
+    promoted(&site, "v1");
     let mut job = site.job(&["deploy", "web", "--release", "v2"]);
     job.reaches("guard");
     assert_eq!(site.answering().as_deref(), Some("v2"));
@@ -111,7 +134,8 @@ fn p8_a_container_that_crashes_in_the_guard_is_switched_away_from() {
 fn p9_containers_serve_on_when_shuntd_is_killed_and_the_next_one_takes_them_over() {
     let [_v1, _v2, _v3] = ["v1", "v2", "v3"].map(|release| application(release, &[]));
     let site = Runner::up(LONG_GUARD);
-    deployed(&site, "v1");
+    begun(&site, "v1");
+    promoted(&site, "v1");
     let container = site.container("v1");
 
     // Nothing is under way.
@@ -131,19 +155,13 @@ fn p9_containers_serve_on_when_shuntd_is_killed_and_the_next_one_takes_them_over
     assert_eq!((&slot(&site)["runs"], &slot(&site)["restarts"]), (&true.into(), &0.into()));
 
     // In the guard: it goes on after the next start.
-    let output = site.shunt(&["deploy", "web", "--release", "v2", "--detach"]);
-    assert_eq!(output.code, 0, "{output:?}");
-    let at_guard = || site.shunt(&["status"]).stdout.contains("guard").then_some(());
-    until("the guard", at_guard);
+    begun(&site, "v2");
     site.kill_shuntd();
     site.start_shuntd();
-    until("the guard again", at_guard);
+    until_guarded(&site);
     assert_eq!(site.answering().as_deref(), Some("v2"));
     assert_eq!(site.releases(), ["v1", "v2"]);
-    let output = site.shunt(&["promote", "web"]);
-    assert_eq!(output.code, 0, "{output:?}");
-    site.wait_until_idle();
-    assert_eq!(site.releases(), ["v2"]);
+    promoted(&site, "v2");
     site.wait_for_requests(50);
     let verdict = watch.end();
     assert_eq!(verdict.failures, 0, "{verdict:?}");
@@ -155,16 +173,8 @@ fn p9_containers_serve_on_when_shuntd_is_killed_and_the_next_one_takes_them_over
     site.wait_until_idle();
     let status = site.json(&["status", "web"]);
     assert!(status["slots"].to_string().contains("\"v2\""), "{status}");
-    let output = site.shunt(&["deploy", "web", "--release", "v3", "--detach"]);
-    assert_eq!(output.code, 0, "{output:?}");
-    until("the guard", at_guard);
-    let output = site.shunt(&["promote", "web"]);
-    assert_eq!(output.code, 0, "{output:?}");
-    site.wait_until_idle();
-    assert_eq!(
-        (site.answering().as_deref(), &*site.releases()),
-        (Some("v3"), &["v3".to_owned()][..])
-    );
+    begun(&site, "v3");
+    promoted(&site, "v3");
 }
 
 #[test]

@@ -97,7 +97,10 @@ mod tests {
         .to_string();
         let of = |image: &str| found(&config, &image.parse().unwrap());
         let own = of("registry.example:5000/team/web:v1").unwrap();
-        assert_eq!((own.username.as_deref(), own.password.as_deref()), (Some("own"), Some("secret")));
+        assert_eq!(
+            (own.username.as_deref(), own.password.as_deref()),
+            (Some("own"), Some("secret"))
+        );
         let hub = of("team/web").unwrap();
         assert_eq!((hub.username.as_deref(), hub.password.as_deref()), (Some("hub"), Some("a:b")));
         assert_eq!(of("old.example/web").unwrap().identitytoken.as_deref(), Some("token"));
