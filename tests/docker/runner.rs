@@ -178,6 +178,34 @@ fn p9_containers_serve_on_when_shuntd_is_killed_and_the_next_one_takes_them_over
 }
 
 #[test]
+fn p9_a_deploy_that_shuntd_was_killed_in_is_taken_back_with_its_container() {
+    let _v1 = application("v1", &[]);
+    let sick = application("v2", &["sick"]);
+    let (_, tag) = sick.split_once(':').unwrap();
+    let site = Runner::up(&format!("deadline = \"10m\"\n{NO_GUARD}"));
+    deployed(&site, "v1");
+    let watch = site.watch();
+    site.wait_for_requests(50);
+    let args = ["deploy", "web", "--ref", tag, "--release", "v2", "--detach"];
+    let output = site.shunt(&args);
+    assert_eq!(output.code, 0, "{output:?}");
+    until("its check", || site.shunt(&["status"]).stdout.contains("health").then_some(()));
+    assert_eq!(site.releases(), ["v1", "v2"]);
+    site.kill_shuntd();
+    assert_eq!(site.releases(), ["v1", "v2"], "they serve on");
+    site.start_shuntd();
+    site.wait_until_idle();
+    assert_eq!(site.releases(), ["v1"]);
+    assert_eq!(site.answering().as_deref(), Some("v1"));
+    site.wait_for_requests(50);
+    let verdict = watch.end();
+    assert_eq!(verdict.failures, 0, "{verdict:?}");
+    // The name is free again.
+    let _v2 = application("v2", &[]);
+    deployed(&site, "v2");
+}
+
+#[test]
 fn slots_of_this_machine_are_published_and_one_that_is_taken_is_named() {
     let [_v1, _v2] = ["v1", "v2"].map(|release| application(release, &[]));
     let slots = [free_port(), free_port()];

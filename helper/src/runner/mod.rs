@@ -9,6 +9,7 @@ pub mod leftover;
 pub mod log;
 pub mod process;
 pub mod running;
+pub mod start;
 pub mod state;
 pub mod systemd;
 pub mod tail;

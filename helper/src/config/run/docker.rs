@@ -97,3 +97,34 @@ pub(super) fn port<'de, D: Deserializer<'de>>(d: D) -> Result<Option<u16>, D::Er
         port => Ok(Some(port)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Run, Runner};
+
+    const SLOTS: &str = "slots = [\"127.0.0.1:3001\", \"127.0.0.1:3002\"]\n";
+
+    fn parse(text: &str) -> Result<Run, String> {
+        toml::from_str(text).map_err(|e| e.message().to_owned())
+    }
+
+    #[test]
+    fn an_image_is_run_by_docker_at_addresses() {
+        let text = format!("{SLOTS}image = \"registry.example:5000/web\"");
+        let run = parse(&text).unwrap();
+        let Runner::Docker(docker) = &run.runner else { panic!("{run:?}") };
+        assert_eq!(docker.image.to_string(), "registry.example:5000/web");
+        assert_eq!((docker.pull, docker.port), (Pull::Missing, None));
+        assert_eq!(docker.socket, std::path::Path::new(SOCKET));
+        let more = "volumes = [\"/srv/data:/data\", \"cache:/cache:ro\"]\nport = 3000\n\
+                    network = \"web_default\"\ncommand = [\"serve\"]\nenv = { A = \"1\" }";
+        let run = parse(&format!("{text}\n{more}")).unwrap();
+        let Runner::Docker(docker) = &run.runner else { panic!("{run:?}") };
+        assert_eq!((docker.port, docker.volumes.len()), (Some(3000), 2));
+        let error = parse("image = \"web\"\nslots = [\"unix:/a\", \"unix:/b\"]").unwrap_err();
+        assert!(error.contains("slot unix:/a is a file"), "{error}");
+        let error = parse("image = \"web\"\nslots = [\"blue:1\", \"green:1\"]").unwrap_err();
+        assert!(error.contains("resolve it first"), "{error}");
+    }
+}

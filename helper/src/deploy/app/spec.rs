@@ -6,8 +6,9 @@ use shunt_api::{Address, ReleaseName};
 
 use crate::config::{self, Runner, Slot};
 use crate::deploy::app::App;
-use crate::runner::process::{self, StartError};
+use crate::runner::process;
 use crate::runner::running::Spec;
+use crate::runner::start::StartError;
 use crate::runner::{docker, systemd};
 use crate::source::image;
 
