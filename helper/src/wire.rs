@@ -17,7 +17,8 @@ pub struct DeployRequest {
     /// The folder or archive that holds the release, on the daemon's machine; what `[source]` names if
     /// left out.
     pub from: Option<std::path::PathBuf>,
-    /// The branch, tag or commit of `[source] git`.
+    /// The branch, tag or commit of `[source] git`; with the runner `docker` the tag or digest of the
+    /// image, which is the release's name if left out.
     #[serde(rename = "ref")]
     pub reference: Option<String>,
     /// The slot that the release goes to, or that somebody else has put it into; one that is free if
@@ -410,7 +411,7 @@ pub struct SlotStatus {
     pub runs: bool,
     /// Whether that was stopped, but its socket listens: the first connection, or a rollback, starts it.
     pub listens: bool,
-    /// Its process; none of somebody else's.
+    /// Its process; none of a container, and of what is somebody else's.
     pub pid: Option<u32>,
     /// How often it had to be started again.
     pub restarts: u32,

@@ -20,7 +20,7 @@ use shunt_api::{Address, Problem, ReleaseName};
 
 use extract::{Body, Path, Query};
 
-use crate::config::Runner;
+use crate::config::{self, Runner};
 use crate::daemon::call::Call;
 use crate::daemon::peer::Peer;
 use crate::daemon::recover::Recovery;
@@ -174,6 +174,12 @@ async fn deploy(
             return Err(Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, detail));
         }
         Runner::External { .. } => None,
+        Runner::Docker(_) if from.is_some() => {
+            let detail = "with runner \"docker\" a release is an image: leave out \"from\", \"ref\" is \
+                          its tag or digest";
+            return Err(Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, detail));
+        }
+        Runner::Docker(ref docker) => Some(image(docker, reference, release.as_ref())?),
         Runner::Process { .. } | Runner::Systemd(_) => Some(source(&app, from, reference)?),
     };
     let release = match release {
@@ -212,6 +218,24 @@ fn source(app: &App, from: Option<PathBuf>, reference: Option<String>) -> Answer
     let refusal =
         || refuse(format!("{source} has no branches, tags or commits: leave \"ref\" out"));
     source.clone().with_reference(reference).ok_or_else(refusal)
+}
+
+/// The image of a release: at what was asked for, or else at the release's name, unless the
+/// configuration has chosen.
+fn image(
+    docker: &config::Docker,
+    reference: Option<String>,
+    release: Option<&ReleaseName>,
+) -> Answer<Source> {
+    let named = release.filter(|_| !docker.image.is_chosen()).map(ToString::to_string);
+    let image = match reference.or(named) {
+        Some(reference) => docker
+            .image
+            .at(&reference)
+            .map_err(|error| Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, error.to_string()))?,
+        None => docker.image.clone().or_latest(),
+    };
+    Ok(Source::Image(image))
 }
 
 async fn rollback(

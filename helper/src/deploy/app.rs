@@ -3,9 +3,10 @@
 mod adopt;
 mod rest;
 mod slots;
+mod spec;
+mod status;
 mod unfinished;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use shunt_api::{Address, ReleaseName, Upstream};
@@ -17,12 +18,12 @@ use crate::deploy::releases::Releases;
 use crate::log;
 use crate::nginx::Client;
 use crate::notify::Notifier;
-use crate::runner::process::{self, StartError};
-use crate::runner::running::{Running, Spec};
+use crate::runner::running::Running;
+use crate::runner::start::StartError;
 use crate::runner::state::{End, State};
-use crate::runner::systemd::{self, link};
+use crate::runner::systemd::link;
 use crate::runner::tail::Tail;
-use crate::wire::{AppStatus, JobStatus, ReleaseStatus, SlotStatus};
+use crate::wire::JobStatus;
 
 pub use adopt::Occupant;
 pub use slots::SlotError;
@@ -293,63 +294,6 @@ impl App {
         }
     }
 
-    /// Its configuration for a job: what its units say is in it, too.
-    ///
-    /// # Errors
-    ///
-    /// When systemd cannot be asked for them.
-    pub async fn job_config(&self) -> Result<config::App, StartError> {
-        let mut config = self.config.clone();
-        if let (Runner::Systemd(units), Some(slot)) = (&config.run.runner, config.run.slots.first())
-        {
-            config.run.user = systemd::user(units, slot).await?;
-        }
-        Ok(config)
-    }
-
-    /// What tells a process, and whoever looks for it, what it is.
-    fn names(&self, slot: &Address, release: &ReleaseName) -> [(&'static str, String); 4] {
-        [
-            ("RELEASE", release.to_string()),
-            ("SHUNT_APP", self.config.name.to_string()),
-            // Another daemon may have an application of the same name.
-            ("SHUNT_ROOT", self.config.root.to_string_lossy().into_owned()),
-            ("SHUNT_SLOT", slot.to_string()),
-        ]
-    }
-
-    /// The environment of a release, beyond the daemon's own and what the runner adds.
-    pub fn env(&self, slot: &Address, release: &ReleaseName) -> BTreeMap<String, String> {
-        let mut env = self.config.run.env.clone();
-        env.extend(self.names(slot, release).map(|(name, value)| (name.to_owned(), value)));
-        env
-    }
-
-    async fn spec(&self, slot: &Address, release: &ReleaseName) -> Spec {
-        let name = format!("{}: \"{release}\" in {slot}", self.config.name);
-        let (folder, slot) = (self.releases.of(release), slot.clone());
-        match &self.config.run.runner {
-            Runner::Process { command, stop_timeout } => Spec::Process(process::Spec {
-                name,
-                command: command.clone(),
-                folder,
-                env: self.env(&slot, release),
-                slot,
-                user: self.config.run.user.clone(),
-                log: self.releases.log(release),
-                stop_timeout: *stop_timeout,
-            }),
-            Runner::Systemd(units) => {
-                let link = self.releases.slot(&config::run::instance(&slot));
-                Spec::Systemd(systemd::Spec { name, units: units.clone(), slot, link, folder })
-            }
-            Runner::External { .. } => {
-                let inner = self.inner.lock().await;
-                Spec::External(Self::host_at(&inner, &slot).unwrap_or(Slot::Address(slot)))
-            }
-        }
-    }
-
     async fn add(&self, slot: &Address, release: &ReleaseName, running: Running) {
         let mut watch = running.watch();
         let mut inner = self.inner.lock().await;
@@ -369,7 +313,7 @@ impl App {
                 host @ Slot::Host { .. } => Some(host.to_string()),
                 Slot::Address(_) => None,
             },
-            Running::Process(_) | Running::Systemd(_) => None,
+            Running::Process(_) | Running::Systemd(_) | Running::Docker(_) => None,
         };
         inner.running.push((slot.clone(), release.clone(), running));
         inner.remembered.slots.retain(|s| s.slot != *slot && s.release != *release);
@@ -402,8 +346,8 @@ impl App {
         inner.save().await;
     }
 
-    /// Stops everything that is the daemon's own, and remembers what ran for the next start. What systemd
-    /// or somebody else runs serves on.
+    /// Stops everything that is the daemon's own, and remembers what ran for the next start. What systemd,
+    /// Docker or somebody else runs serves on.
     pub async fn shut_down(&self) {
         let running = {
             let mut inner = self.inner.lock().await;
@@ -499,61 +443,6 @@ impl App {
             used.extend(linked.filter_map(|name| ReleaseName::new(&name).ok()));
         }
         used
-    }
-
-    /// Its slots, as the API shows them.
-    pub async fn slot_statuses(&self) -> Vec<SlotStatus> {
-        self.statuses_of(&*self.inner.lock().await)
-    }
-
-    fn statuses_of(&self, inner: &Inner) -> Vec<SlotStatus> {
-        self.known(inner)
-            .map(|slot| {
-                let found = inner.running.iter().find(|(s, _, _)| s == slot);
-                let state = found.map_or(State::Stopped, |(_, _, running)| running.state());
-                let runs = matches!(state, State::Running { .. });
-                let (listens, restarts) = (state == State::Listens, state.restarts());
-                let release = found.filter(|_| state != State::Stopped).map(|(_, r, _)| r.clone());
-                let pid = match state {
-                    State::Running { pid, .. } => pid,
-                    _ => None,
-                };
-                SlotStatus { address: slot.clone(), release, runs, listens, pid, restarts }
-            })
-            .collect()
-    }
-
-    /// As the API shows it; the job is the caller's to add.
-    pub async fn status(&self) -> AppStatus {
-        let (state, nginx_error) = match self.nginx.state().await {
-            Ok(state) => (Some(state), None),
-            Err(error) => (None, Some(error.to_string())),
-        };
-        let previous = match &state {
-            Some(state) => self.previous(state).await,
-            None => self.last_previous().await,
-        };
-        let inner = self.inner.lock().await;
-        let slots = self.statuses_of(&inner);
-        let releases = state.iter().flat_map(|state| &state.releases).map(|known| {
-            let slot = inner.running.iter().find(|(_, release, _)| *release == known.name);
-            let slot = slot.map(|(slot, _, _)| slot.clone());
-            ReleaseStatus { name: known.name.clone(), slot, in_flight: known.in_flight }
-        });
-        AppStatus {
-            name: self.config.name.clone(),
-            upstream: self.config.upstream().to_owned(),
-            active: state.as_ref().and_then(|s| s.active.clone()),
-            previous,
-            generation: state.as_ref().map(|s| s.generation),
-            releases: releases.collect(),
-            canary: state.as_ref().and_then(|s| s.canary.clone()),
-            hold: state.as_ref().and_then(|s| s.hold),
-            holdable: state.as_ref().map(|s| s.holdable),
-            nginx_error,
-            slots,
-            job: None,
-        }
     }
 }
 

@@ -6,7 +6,7 @@ use crate::deploy::plan::Event;
 use crate::health::HealthError;
 use crate::hook::HookError;
 use crate::nginx::NginxError;
-use crate::runner::process::StartError;
+use crate::runner::start::StartError;
 use crate::wire::Outcome;
 
 /// Why a step has failed, and what that means for the job.

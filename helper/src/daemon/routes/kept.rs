@@ -7,7 +7,7 @@ use axum::extract::{ConnectInfo, State};
 use axum::http::StatusCode;
 use jiff::Timestamp;
 use serde::Deserialize;
-use shunt_api::ReleaseName;
+use shunt_api::{Address, ReleaseName};
 
 use super::extract::{Path, Query};
 use super::{Answer, Refusal, find, free, may_change};
@@ -15,6 +15,7 @@ use crate::clock;
 use crate::config::Runner;
 use crate::daemon::peer::Peer;
 use crate::daemon::shared::Shared;
+use crate::deploy::app::App;
 use crate::file::blocking;
 use crate::hook;
 use crate::runner::log;
@@ -94,10 +95,15 @@ pub(super) async fn logs(
             );
             return Err(Refusal::new(StatusCode::NOT_FOUND, detail));
         };
-        let lines = match app.watch(&slot).await {
-            Some((_, tail)) => tail.last_lines(lines as usize).await,
-            None => Vec::new(),
-        };
+        let lines = said(&app, &slot, lines).await;
+        return Ok(Json(Logs { release, lines }));
+    }
+    // Of a container that was removed its file has the end.
+    if !hooks
+        && let Runner::Docker(_) = &app.config.run.runner
+        && let Some(slot) = app.slot_of(&release).await
+    {
+        let lines = said(&app, &slot, lines).await;
         return Ok(Json(Logs { release, lines }));
     }
     let path = match hooks {
@@ -111,6 +117,14 @@ pub(super) async fn logs(
             Err(Refusal::new(StatusCode::NOT_FOUND, detail))
         }
         Err(error) => Err(Refusal::failed(&error)),
+    }
+}
+
+/// The last lines of what is in a slot.
+async fn said(app: &App, slot: &Address, lines: u32) -> Vec<String> {
+    match app.watch(slot).await {
+        Some((_, tail)) => tail.last_lines(lines as usize).await,
+        None => Vec::new(),
     }
 }
 

@@ -7,6 +7,7 @@ use crate::deploy::app::App;
 use crate::deploy::journal;
 use crate::file::blocking;
 use crate::log;
+use crate::runner::docker::{self, Container};
 use crate::runner::external::External;
 use crate::runner::leftover::Identity;
 use crate::runner::process::Process;
@@ -24,6 +25,25 @@ pub struct Occupant {
 }
 
 impl App {
+    /// Looks for containers of the application: they serve also when a daemon has forgotten them.
+    pub async fn find_containers(&self) {
+        let Runner::Docker(docker) = &self.config.run.runner else { return };
+        match docker::find(&docker.socket, &self.config.name, &self.config.root).await {
+            Ok(found) => {
+                let mut inner = self.inner.lock().await;
+                for (slot, release) in found {
+                    let slot = journal::Slot::new(slot, release);
+                    let is_it =
+                        |s: &journal::Slot| s.slot == slot.slot && s.release == slot.release;
+                    if !inner.remembered.slots.iter().any(is_it) {
+                        inner.remembered.slots.push(slot);
+                    }
+                }
+            }
+            Err(error) => log::warning(format_args!("{}: {error}", self.config.name)),
+        }
+    }
+
     /// Takes over what an earlier daemon left running when it was killed. What cannot be taken over
     /// stays as it is, see [`App::end_leftovers`].
     pub async fn adopt(&self) {
@@ -65,6 +85,10 @@ impl App {
                 (Spec::Systemd(spec), _) => Service::adopt(spec, listens)
                     .await
                     .map(|service| service.map(Running::Systemd))
+                    .map_err(|error| error.to_string()),
+                (Spec::Docker(spec), _) => Container::adopt(*spec)
+                    .await
+                    .map(|container| container.map(|c| Running::Docker(Box::new(c))))
                     .map_err(|error| error.to_string()),
                 (Spec::External(slot), _) => Ok(Some(Running::External(External::new(slot)))),
             };

@@ -4,7 +4,7 @@
 use shunt_api::{Address, ReleaseName};
 
 use crate::deploy::app::{App, Unwritten};
-use crate::runner::process::StartError;
+use crate::runner::start::StartError;
 use crate::runner::state::{End, State};
 
 impl App {

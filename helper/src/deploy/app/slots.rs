@@ -37,7 +37,7 @@ impl App {
     fn slots(&self) -> Vec<Slot> {
         match &self.config.run.runner {
             Runner::External { slots } => slots.clone(),
-            Runner::Process { .. } | Runner::Systemd(_) => {
+            Runner::Process { .. } | Runner::Systemd(_) | Runner::Docker(_) => {
                 self.config.run.slots.iter().cloned().map(Slot::Address).collect()
             }
         }
@@ -157,7 +157,7 @@ impl App {
             Running::External(external) => {
                 Some(release) == active && (external.slot() == slot || *at == address)
             }
-            Running::Process(_) | Running::Systemd(_) => {
+            Running::Process(_) | Running::Systemd(_) | Running::Docker(_) => {
                 *at == address && !running.state().is_at_rest()
             }
         });
