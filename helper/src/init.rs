@@ -256,6 +256,8 @@ mod tests {
         let (found, text) = docker(&plan);
         assert_eq!((found.image.to_string().as_str(), found.port), ("shop", None));
         assert!(found.command.is_none() && text.contains("each deploy names its tag"), "{text}");
+        let nginx = &plan.files(None).unwrap()[1].text;
+        assert!(nginx.contains("\n    shunt_fallback on; "), "{nginx}");
         let last = plan.next(&plan.files(None).unwrap(), true).pop();
         assert_eq!(last.as_deref(), Some("shunt deploy shop --release v1"));
         let (image, command) =

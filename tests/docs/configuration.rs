@@ -101,6 +101,9 @@ fn file(key: &str, line: &str) -> String {
     let beside = match key {
         "source.ref" | "source.submodules" => "git = \"/srv/git/web\"\n",
         "run.socket" => "unit = \"web\"\n",
+        "run.pull" | "run.port" | "run.network" | "run.volumes" | "run.docker" => {
+            "image = \"web\"\n"
+        }
         _ if section == "warm_up" => "requests = [\"/\"]\n",
         _ if section == "preview" => "url = \"http://127.0.0.1/\"\n",
         _ if section == "notify" => "url = \"https://hooks.example/\"\n",
@@ -192,6 +195,12 @@ fn the_schema_refuses_what_the_helper_refuses() {
         ("run.slots", "slots = []"),
         ("run.slots", "slots = [\"localhost\", \"127.0.0.1:1\"]"),
         ("run.slots", "slots = [\"127.0.0.1:1\", \"127.0.0.1:1\"]"),
+        ("run.image", "image = \"we b\""),
+        ("run.pull", "pull = \"sometimes\""),
+        ("run.port", "port = 0"),
+        ("run.network", "network = \"a b\""),
+        ("run.volumes", "volumes = [\"data\"]"),
+        ("run.docker", "docker = \"docker.sock\""),
         ("health.status", "status = \"2xx\""),
         ("health.status", "status = 99"),
         ("health.path", "path = \"health\""),

@@ -132,8 +132,9 @@ pub fn application(text: &str) -> String {
     };
     let base = ["name = \"web\"", "root = \"/srv/web\"", "nginx = \"unix:/run/n.sock\""];
     let run = ["command = [\"./server\"]", "slots = [\"127.0.0.1:3001\", \"127.0.0.1:3002\"]"];
-    // Of other runners there is no command.
-    let is_other = |line: &str| key(line) == "unit" || line.contains("\"external\"");
+    // Of other runners there is no command, or need be none.
+    let is_other =
+        |line: &str| ["unit", "image"].contains(&&*key(line)) || line.contains("\"external\"");
     let run = if text.lines().any(is_other) { &run[1..] } else { &run };
     let root = format!("{}{root}", missing(root, &base));
     match sections.split_once("[run]\n") {

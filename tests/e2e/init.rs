@@ -35,7 +35,7 @@ fn test(build: &Build, folder: &Path) -> (bool, String) {
 }
 
 fn what_init_writes_is_accepted_by_nginx_and_by_check(build: &Build) {
-    for runner in ["process", "systemd"] {
+    for runner in ["process", "systemd", "docker"] {
         let folder = tempfile::tempdir().expect("a folder");
         let said = init(folder.path(), &["--runner", runner]);
         assert!(said.contains("wrote ") && said.contains("shunt doctor shop"), "{said}");

@@ -1,6 +1,6 @@
 //! What NGINX needs for an application.
 
-use super::Plan;
+use super::{Plan, Runner};
 
 impl Plan {
     /// Where NGINX's admin API of this application answers.
@@ -10,6 +10,13 @@ impl Plan {
 
     pub(super) fn nginx(&self) -> String {
         let (name, api) = (&self.name, self.api());
+        // Nothing holds the socket of a container that starts again.
+        let fallback = match self.runner {
+            Runner::Docker => {
+                "    shunt_fallback on;              # while a container starts again\n"
+            }
+            Runner::Process | Runner::Systemd => "",
+        };
         format!(
             r#"# The application "{name}": a switchable upstream. It stands in the http block, as all files in
 # conf.d do. The module is loaded at the top of nginx.conf:
@@ -20,7 +27,7 @@ shunt_zone  {name}:1m  state=/var/lib/nginx/shunt/{name}.json;
 upstream {name} {{
     shunt      zone={name};           # a balancing method, if any, goes above this line
     server     127.0.0.1:1 down;    # until the first deploy; better what serves now, if something does
-    keepalive  32;                  # below it
+{fallback}    keepalive  32;                  # below it
 }}
 
 # The admin API, which shuntd calls: only root may change something.
