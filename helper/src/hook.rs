@@ -28,7 +28,7 @@ use crate::clock;
 use crate::config;
 use crate::config::hooks::When;
 use crate::program::{Lines, Program, ProgramError};
-use crate::runner::log::Log;
+use crate::runner::log::{self, Log};
 
 /// The most that is kept of what one hook says, in bytes.
 const KEPT: usize = 16 << 20;
@@ -94,7 +94,7 @@ impl HookError {
 /// Where the hooks of a release say what they say. No release's own log can have this name.
 #[must_use]
 pub fn log(root: &Path, release: &ReleaseName) -> PathBuf {
-    root.join("log").join(format!("{release}{SUFFIX}"))
+    root.join(log::FOLDER).join(format!("{release}{SUFFIX}"))
 }
 
 /// How the name of a log of hooks ends.

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use shunt_api::{Address, ReleaseName};
 
-use crate::source::image::Image;
+use crate::origin::image::Image;
 
 /// What starts the application.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]

@@ -34,7 +34,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 
 use crate::clock::Span;
-use crate::runner::user::{self, User};
+use crate::user::{self, User};
 use lines::Splitter;
 
 /// How long a program may take to end after `SIGTERM`.
@@ -71,7 +71,7 @@ pub struct Program<'a> {
     /// For which release.
     pub release: &'a ReleaseName,
     /// As part of what: `SHUNT_STEP`, by which a daemon finds what an earlier one left running
-    /// ([`crate::runner::leftover::end_steps`]).
+    /// ([`crate::leftover::end_steps`]).
     pub step: &'a str,
     /// Program and arguments.
     pub command: Vec<OsString>,
@@ -539,11 +539,11 @@ mod tests {
             line = heard.recv() => line.unwrap(),
         };
         let env = [("SHUNT_APP", names.0.as_str()), ("RELEASE", "v1")];
-        let taken = crate::runner::leftover::Identity::find(&env);
+        let taken = crate::leftover::Identity::find(&env);
         assert_eq!(taken, None, "a step is not taken for what runs in a slot");
         let end = |release: &str, root: &Path| {
             let release = ReleaseName::new(release).unwrap();
-            crate::runner::leftover::end_steps(&names.0, root, &release);
+            crate::leftover::end_steps(&names.0, root, &release);
         };
         end("v2", tmp.path());
         assert!(is_there(&pid), "another release is left alone");

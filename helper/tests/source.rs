@@ -12,7 +12,8 @@ use rustix::fs::{FlockOperation, flock};
 use rustix::process::geteuid;
 use shunt_api::ReleaseName;
 use shunt_helper::config::App;
-use shunt_helper::source::{self, Fetched, Source, SourceError};
+use shunt_helper::origin::Origin;
+use shunt_helper::source::{self, Fetched, SourceError};
 
 /// An application whose releases come from repositories in the same folder.
 struct World {
@@ -68,7 +69,7 @@ impl World {
     async fn fetch_from(
         &mut self,
         app: &App,
-        source: &Source,
+        source: &Origin,
         release: &str,
     ) -> Result<Fetched, SourceError> {
         let release = ReleaseName::new(release).unwrap();
@@ -596,7 +597,7 @@ async fn git_runs_as_the_applications_user_and_root_owns_the_release() {
     let parse = |more: &str| {
         let text = format!("{more}\n{source}");
         let mut app = world.app(&text, "");
-        app.run.user = Some(shunt_helper::runner::user::User::find("nobody").unwrap());
+        app.run.user = Some(shunt_helper::user::User::find("nobody").unwrap());
         app
     };
     let mut app = parse("");

@@ -8,7 +8,7 @@ use shunt_api::{Address, ReleaseName};
 use super::Failure;
 use crate::config;
 use crate::init::{self, Plan, Runner};
-use crate::source::image::Image;
+use crate::origin::image::Image;
 use crate::wire::exit;
 
 /// What it takes.

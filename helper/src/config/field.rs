@@ -11,7 +11,7 @@ use serde::{Deserialize, Deserializer, de};
 use shunt_api::NginxTime;
 
 use super::run::Slot;
-use crate::runner::user::User;
+use crate::user::User;
 
 /// Reads a value and gives it on, unless there is something wrong with it.
 fn checked<'de, D: Deserializer<'de>, T: Deserialize<'de>, E: Display>(

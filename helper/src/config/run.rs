@@ -13,8 +13,8 @@ use serde::Deserialize;
 use shunt_api::{Address, AddressError};
 
 use super::{field, schema};
-use crate::runner::user::User;
-use crate::source::image::Image;
+use crate::origin::image::Image;
+use crate::user::User;
 
 pub use docker::{Docker, Pull, SOCKET};
 

@@ -7,10 +7,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, de};
 
 use super::{field, schema};
-use crate::source;
-use crate::source::checksum::Sha256;
-use crate::source::reference::Reference;
-use crate::source::url::GitUrl;
+use crate::origin::checksum::Sha256;
+use crate::origin::reference::Reference;
+use crate::origin::url::GitUrl;
+use crate::origin::{Origin, REVISION};
 
 /// Where releases come from, and what all of them share.
 ///
@@ -20,7 +20,7 @@ use crate::source::url::GitUrl;
 #[schemars(with = "Fields")]
 pub struct Source {
     /// What is fetched when a deploy is not told from where.
-    pub origin: Option<source::Source>,
+    pub origin: Option<Origin>,
     /// What is linked from `<root>/shared` into each release.
     pub shared: Vec<Shared>,
     /// How many leading components of each name in an archive are left out, as with the option
@@ -120,13 +120,13 @@ impl TryFrom<Fields> for Source {
         }
         let origin = match (git, folder, archive) {
             (None, None, None) => None,
-            (Some(url), None, None) => Some(source::Source::Git {
+            (Some(url), None, None) => Some(Origin::Git {
                 url,
                 reference: reference.unwrap_or_default(),
                 submodules: submodules.unwrap_or_default(),
             }),
-            (None, Some(folder), None) => Some(source::Source::Folder(folder)),
-            (None, None, Some(path)) => Some(source::Source::Archive { path, sha256 }),
+            (None, Some(folder), None) => Some(Origin::Folder(folder)),
+            (None, None, Some(path)) => Some(Origin::Archive { path, sha256 }),
             _ => return Err("only one of \"git\", \"folder\" and \"archive\" can be there"),
         };
         let Fields { shared, strip, max_size, timeout, .. } = fields;
@@ -169,7 +169,7 @@ impl Shared {
                 "{text:?} is not a name in the release, which is as in \".env\" or \"storage/\""
             ));
         }
-        if path == Path::new(source::REVISION) {
+        if path == Path::new(REVISION) {
             return Err(format!("{name:?} is the release's own, it cannot be shared"));
         }
         Ok(Self { path: path.to_owned(), folder: text.ends_with('/') })
@@ -193,19 +193,19 @@ mod tests {
     #[test]
     fn each_kind_of_source_is_read() {
         let git = parse("git = \"https://git.example/web.git\"\nsubmodules = true").unwrap();
-        let Some(source::Source::Git { url, reference, submodules }) = git.origin else {
+        let Some(Origin::Git { url, reference, submodules }) = git.origin else {
             panic!("{git:?}")
         };
         assert_eq!((url.as_str(), reference.as_str()), ("https://git.example/web.git", "HEAD"));
         assert!(submodules);
         let folder = parse("folder = \"/srv/build/web\"").unwrap().origin;
-        assert_eq!(folder, Some(source::Source::Folder("/srv/build/web".into())));
+        assert_eq!(folder, Some(Origin::Folder("/srv/build/web".into())));
         let sum = "0".repeat(64);
         let archive = format!("archive = \"/srv/web.tar.zst\"\nsha256 = \"{sum}\"\nstrip = 1");
         let archive = parse(&archive).unwrap();
         let path = PathBuf::from("/srv/web.tar.zst");
         let sha256 = Some(sum.parse().unwrap());
-        assert_eq!(archive.origin, Some(source::Source::Archive { path, sha256 }));
+        assert_eq!(archive.origin, Some(Origin::Archive { path, sha256 }));
         assert_eq!((archive.strip, archive.max_size), (1, 8 << 30));
         assert_eq!(parse("").unwrap(), Source::default());
         for (text, size) in [("64m", 64 << 20), ("2G", 2 << 30), ("7k", 7 << 10), ("99", 99)] {

@@ -29,9 +29,9 @@ use crate::deploy::app::App;
 use crate::deploy::engine::Job;
 use crate::deploy::jobs::{Claim, Holder, OrderError};
 use crate::nginx::NginxError;
-use crate::source::Source;
+use crate::origin::Origin;
+use crate::origin::reference::{BadReference, Reference};
 use crate::source::reader::Reader;
-use crate::source::reference::{BadReference, Reference};
 use crate::wire::{
     AppStatus, Apps, DeployRequest, History, JobKind, JobStatus, Order, Outcome, RollbackRequest,
     Started, SwitchRequest,
@@ -198,13 +198,13 @@ async fn deploy(
 }
 
 /// Where a release comes from: what was asked for, or what `[source]` names.
-fn source(app: &App, from: Option<PathBuf>, reference: Option<String>) -> Answer<Source> {
+fn source(app: &App, from: Option<PathBuf>, reference: Option<String>) -> Answer<Origin> {
     let refuse = |why: String| Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, why);
     let source = match from {
         Some(from) if !from.is_absolute() => {
             return Err(refuse("\"from\" must be absolute".to_owned()));
         }
-        Some(from) => Source::at(from),
+        Some(from) => Origin::at(from),
         None => app.config.source.origin.clone().ok_or_else(|| {
             let file = app.config.file.display();
             refuse(format!(
@@ -226,7 +226,7 @@ fn image(
     docker: &config::Docker,
     reference: Option<String>,
     release: Option<&ReleaseName>,
-) -> Answer<Source> {
+) -> Answer<Origin> {
     let named = release.filter(|_| !docker.image.is_chosen()).map(ToString::to_string);
     let image = match reference.or(named) {
         Some(reference) => docker
@@ -235,7 +235,7 @@ fn image(
             .map_err(|error| Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, error.to_string()))?,
         None => docker.image.clone().or_latest(),
     };
-    Ok(Source::Image(image))
+    Ok(Origin::Image(image))
 }
 
 async fn rollback(
@@ -357,7 +357,7 @@ fn parse<T: serde::de::DeserializeOwned>(body: &str) -> Answer<T> {
 enum Work {
     /// A new release, and where it comes from, who has said that and has his own rights only, and where
     /// it goes to, if somebody says so.
-    Deploy { from: Option<Source>, by: Option<Reader>, slot: Option<String> },
+    Deploy { from: Option<Origin>, by: Option<Reader>, slot: Option<String> },
     /// To one that is there.
     Back(JobKind),
 }

@@ -14,10 +14,10 @@ use crate::deploy::jobs::Reporter;
 use crate::deploy::journal::{Switch, Underway};
 use crate::deploy::plan::{self, Event, Phase, Plan, Stages};
 use crate::deploy::sentence::{About, Left};
+use crate::leftover::Identity;
 use crate::notify::Message;
-use crate::runner::leftover::Identity;
+use crate::origin::Origin;
 use crate::runner::state::State;
-use crate::source::Source;
 use crate::source::reader::Reader;
 use crate::wire::{JobKind, Order, Outcome, Step, What};
 
@@ -28,7 +28,7 @@ pub struct Job<'a> {
     pub(super) kind: JobKind,
     pub(super) release: ReleaseName,
     /// Where a new release comes from.
-    pub(super) from: Option<Source>,
+    pub(super) from: Option<Origin>,
     /// Who has named that, unless it is root, the daemon's user, or the configuration.
     pub(super) by: Option<Reader>,
     /// The slot that somebody wants for it.
@@ -78,7 +78,7 @@ impl<'a> Job<'a> {
         app: &'a App,
         report: &'a Reporter,
         release: ReleaseName,
-        (from, by): (Option<Source>, Option<Reader>),
+        (from, by): (Option<Origin>, Option<Reader>),
         wanted: Option<String>,
     ) -> Self {
         Self { from, by, wanted, ..Self::new(app, report, JobKind::Deploy, release) }

@@ -8,12 +8,13 @@ use std::time::SystemTime;
 
 use shunt_api::ReleaseName;
 
+use crate::held::{path_of, place, remove_at};
 use crate::hook;
-use crate::source::{path_of, place, remove_at, revision};
+use crate::runner::log;
+use crate::source::revision;
 
-/// Where releases lie, and their logs, in the folder of an application.
+/// Where releases lie in the folder of an application.
 const RELEASES: &str = "releases";
-const LOG: &str = "log";
 
 /// The folder of an application.
 #[derive(Debug, Clone)]
@@ -55,7 +56,7 @@ impl Releases {
     /// Its log.
     #[must_use]
     pub fn log(&self, release: &ReleaseName) -> PathBuf {
-        self.root.join(LOG).join(format!("{release}.log"))
+        log::path(&self.root, release)
     }
 
     /// What a release was made of, if its folder says so.
@@ -120,7 +121,7 @@ impl Releases {
     pub fn prune(&self, keep: usize, in_use: &[ReleaseName]) -> io::Result<Vec<ReleaseName>> {
         let names: Vec<ReleaseName> = self.all()?.into_iter().map(|(_, name)| name).collect();
         let out = to_remove(&names, keep, in_use);
-        let (folder, logs) = (self.held(RELEASES)?, self.held(LOG)?);
+        let (folder, logs) = (self.held(RELEASES)?, self.held(log::FOLDER)?);
         for release in &out {
             if let Some(folder) = &folder {
                 remove_at(folder, release.as_str().as_ref())?;
@@ -162,7 +163,7 @@ impl Releases {
     ///
     /// What the system says of the first that cannot be removed.
     pub fn prune_logs(&self, keep: usize) -> io::Result<()> {
-        let Some(folder) = self.held(LOG)? else { return Ok(()) };
+        let Some(folder) = self.held(log::FOLDER)? else { return Ok(()) };
         let (mut own, mut of_hooks) = (Vec::new(), Vec::new());
         for entry in std::fs::read_dir(path_of(&folder))? {
             let entry = entry?;

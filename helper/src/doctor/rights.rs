@@ -9,7 +9,7 @@ use rustix::fs::{Access, access};
 
 use super::Finding;
 use crate::config::App;
-use crate::runner::user::User;
+use crate::user::User;
 
 const CHECK: &str = "rights";
 

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use super::Finding;
 use crate::config::App;
-use crate::source::Source;
+use crate::origin::Origin;
 
 const CHECK: &str = "programs";
 
@@ -13,7 +13,7 @@ const CHECK: &str = "programs";
 #[must_use]
 pub fn check(app: &App, path: Option<&OsStr>) -> Vec<Finding> {
     let mut needed = vec![("sh", "starts applications", "install dash or bash")];
-    if let Some(Source::Git { url, .. }) = &app.source.origin {
+    if let Some(Origin::Git { url, .. }) = &app.source.origin {
         needed.push(("git", "[source] git needs it", "install git"));
         let url = url.as_str();
         let is_ssh = url.starts_with("ssh://") || (!url.contains("://") && !url.starts_with('/'));

@@ -54,8 +54,8 @@ pub(super) async fn check(
 mod tests {
     use super::*;
     use crate::health::tests::v1;
-    use crate::runner::leftover::Identity;
-    use crate::runner::user::User;
+    use crate::leftover::Identity;
+    use crate::user::User;
     use std::collections::BTreeMap;
     use std::path::Path;
 

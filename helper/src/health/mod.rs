@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use crate::clock::Span;
 use crate::config::{self, Check, Health};
 use crate::plain::plain;
-use crate::runner::user::User;
+use crate::user::User;
 
 /// Why a release is not healthy.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -1,7 +1,7 @@
 //! The application's file.
 
 use super::{Plan, Runner};
-use crate::source::image::Image;
+use crate::origin::image::Image;
 
 impl Plan {
     pub(super) fn app(&self) -> String {

@@ -14,7 +14,7 @@ use rustix::process::{
 use tokio::process::Child;
 use tokio::sync::watch;
 
-use crate::runner::leftover::Identity;
+use crate::leftover::Identity;
 use crate::runner::process::LISTEN_FD;
 
 /// The process that leads a group; its pid is the group's.

@@ -7,8 +7,18 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, Gid, Mode, OFlags, fchown, mkdirat, openat};
 use rustix::io::Errno;
+use shunt_api::ReleaseName;
 
 use crate::plain::plain;
+
+/// The folder of the logs, in an application's root.
+pub const FOLDER: &str = "log";
+
+/// The log of a release, in its application's root.
+#[must_use]
+pub fn path(root: &Path, release: &ReleaseName) -> PathBuf {
+    root.join(FOLDER).join(format!("{release}.log"))
+}
 
 /// How much of the end of a log is looked at for its last lines, in bytes.
 const TAIL: u64 = 64 << 10;

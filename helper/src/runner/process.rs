@@ -20,14 +20,14 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::endpoint::{self, Listener};
+use crate::leftover::Identity;
 use crate::log;
 use crate::runner::holders;
 use crate::runner::leader::Leader;
-use crate::runner::leftover::Identity;
 use crate::runner::log::Log;
 use crate::runner::start::StartError;
 use crate::runner::state::{End, State};
-use crate::runner::user::{self, User};
+use crate::user::{self, User};
 
 /// The first descriptor that is handed over (`SD_LISTEN_FDS_START`).
 pub(crate) const LISTEN_FD: i32 = 3;

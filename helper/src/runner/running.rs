@@ -3,9 +3,9 @@
 use tokio::sync::watch;
 
 use crate::config::Slot;
+use crate::leftover::Identity;
 use crate::runner::docker::{self, Container};
 use crate::runner::external::External;
-use crate::runner::leftover::Identity;
 use crate::runner::process::{self, Process};
 use crate::runner::start::StartError;
 use crate::runner::state::{End, State};

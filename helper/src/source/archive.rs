@@ -19,10 +19,11 @@ use std::rc::Rc;
 use flate2::bufread::MultiGzDecoder;
 use tar::EntryType;
 
-use super::checksum::{self, Sha256, Summed};
+use super::checksum::{self, Summed};
 use super::order::Order;
 use super::partial::{Partial, Revision};
 use super::{Fetched, SourceError};
+use crate::origin::checksum::Sha256;
 
 /// The most that describes one entry: long names and other extensions of its header, in bytes.
 const HEADER: u64 = 1 << 20;
@@ -174,7 +175,7 @@ fn commit(entry: &mut tar::Entry<'_, impl Read>) -> io::Result<Option<String>> {
     entry.read_to_end(&mut text)?;
     let comment = text.strip_prefix(b"52 comment=").or(text.strip_prefix(b"76 comment="));
     let comment = comment.map(|text| String::from_utf8_lossy(text.trim_ascii_end()).into_owned());
-    Ok(comment.filter(|comment| super::reference::is_hash(comment)))
+    Ok(comment.filter(|comment| crate::origin::reference::is_hash(comment)))
 }
 
 /// A reader that ends with an error when more is read than there should be.

@@ -12,10 +12,10 @@ use super::archive::{self, ArchiveError};
 use super::mirror::Git;
 use super::order::Order;
 use super::partial::{Held, Partial, Revision};
-use super::reference::{Kind, Reference, is_hash};
-use super::url::{BadUrl, GitUrl};
 use super::{Fetched, SourceError, blocking};
 use crate::config;
+use crate::origin::reference::{Kind, Reference, is_hash};
+use crate::origin::url::{BadUrl, GitUrl};
 use crate::program::{Lines, ProgramError, Why};
 
 /// How deep submodules can lie in each other, and how many there can be.
@@ -400,6 +400,6 @@ fn urls(answer: &[u8]) -> BTreeMap<String, String> {
 
 /// A name for the copy of a submodule, which lies in that of the main repository.
 fn folder_of(url: &GitUrl) -> String {
-    let sum = super::checksum::Sha256::of(url.as_str().as_bytes());
+    let sum = super::checksum::of(url.as_str().as_bytes());
     format!("{}{sum}.git", SUBMODULE.escape_ascii())
 }

@@ -21,10 +21,10 @@ use rustix::process::geteuid;
 use shunt_api::ReleaseName;
 
 use super::git::GitError;
-use super::partial::place;
 use crate::config;
+use crate::held::place;
 use crate::program::{Lines, Program};
-use crate::runner::user::User;
+use crate::user::User;
 
 /// The folder in an application's root.
 const FOLDER: &str = "source.git";

@@ -21,10 +21,8 @@ mod mirror;
 mod order;
 mod partial;
 pub mod reader;
-pub mod reference;
 pub mod revision;
 mod shared;
-pub mod url;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -34,76 +32,15 @@ use shunt_api::ReleaseName;
 
 use crate::clock::Span;
 use crate::config::{self, Runner};
+use crate::origin::Origin;
+use crate::origin::image::Image;
 use crate::program::Lines;
 use crate::runner;
 use crate::runner::docker::DockerError;
 use archive::ArchiveError;
-use checksum::Sha256;
 use git::GitError;
-use image::Image;
 use order::{Order, Room};
-pub(crate) use partial::{path_of, place, remove_at};
 use reader::Reader;
-use reference::Reference;
-use url::GitUrl;
-
-/// The file that says what a release was made of, as Capistrano has it.
-pub const REVISION: &str = "REVISION";
-
-/// Where a release comes from.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Source {
-    /// A git repository.
-    Git {
-        /// Where it is.
-        url: GitUrl,
-        /// What of it.
-        reference: Reference,
-        /// Whether its submodules are part of it.
-        submodules: bool,
-    },
-    /// A folder of this machine.
-    Folder(PathBuf),
-    /// A `.tar.gz` or `.tar.zst`.
-    Archive {
-        /// The file.
-        path: PathBuf,
-        /// Its checksum; if left out, that of `<path>.sha256` if there is such a file.
-        sha256: Option<Sha256>,
-    },
-    /// An image of Docker's.
-    Image(Image),
-}
-
-impl Source {
-    /// What is at this path: an archive if it is a file, else a folder.
-    #[must_use]
-    pub fn at(path: PathBuf) -> Self {
-        match path.is_file() {
-            true => Self::Archive { path, sha256: None },
-            false => Self::Folder(path),
-        }
-    }
-
-    /// The same source at another reference; `None` when it has none.
-    #[must_use]
-    pub fn with_reference(self, reference: Reference) -> Option<Self> {
-        match self {
-            Self::Git { url, submodules, .. } => Some(Self::Git { url, reference, submodules }),
-            Self::Folder(_) | Self::Archive { .. } | Self::Image(_) => None,
-        }
-    }
-}
-
-impl std::fmt::Display for Source {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Git { url, reference, .. } => write!(f, "{url} {reference}"),
-            Self::Folder(path) | Self::Archive { path, .. } => path.display().fmt(f),
-            Self::Image(image) => image.fmt(f),
-        }
-    }
-}
 
 /// A release that was fetched.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -230,7 +167,7 @@ impl SourceError {
 /// [`SourceError`]; nothing is left then, but for what git has learnt.
 pub async fn fetch(
     app: &config::App,
-    source: &Source,
+    source: &Origin,
     by: Option<&Reader>,
     release: &ReleaseName,
     lines: &mut Lines<'_>,
@@ -242,7 +179,7 @@ pub async fn fetch(
 
 async fn within(
     app: &config::App,
-    source: &Source,
+    source: &Origin,
     by: Option<&Reader>,
     release: &ReleaseName,
     lines: &mut Lines<'_>,
@@ -251,14 +188,14 @@ async fn within(
     blocking(move || shared::prepare(&root, &shared, user.as_ref())).await?;
     let bounded = Room { bytes: app.source.max_size, entries: archive::ENTRIES };
     match source.clone() {
-        Source::Folder(from) => {
+        Origin::Folder(from) => {
             let order = Order::new(app, by, release, Room::UNBOUNDED);
             let guard = order.stop.guard();
             let fetched = blocking(move || folder::fetch(&from, order)).await?;
             guard.keep();
             Ok(fetched)
         }
-        Source::Archive { path, sha256 } => {
+        Origin::Archive { path, sha256 } => {
             let order = Order::new(app, by, release, bounded);
             let guard = order.stop.guard();
             let strip = app.source.strip;
@@ -266,7 +203,7 @@ async fn within(
             guard.keep();
             Ok(fetched)
         }
-        Source::Git { url, reference, submodules } => {
+        Origin::Git { url, reference, submodules } => {
             let order = Order::new(app, None, release, bounded);
             let guard = order.stop.guard();
             let wanted = git::Wanted { url: &url, reference: &reference, submodules };
@@ -274,7 +211,7 @@ async fn within(
             guard.keep();
             Ok(fetched)
         }
-        Source::Image(image) => {
+        Origin::Image(image) => {
             let Runner::Docker(docker) = &app.run.runner else {
                 return Err(SourceError::NoRunner(image));
             };

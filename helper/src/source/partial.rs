@@ -8,20 +8,20 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{
-    AtFlags, CWD, Dir, FileType, FlockOperation, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT,
-    chownat, flock, fstat, futimens, linkat, mkdirat, openat, readlinkat, renameat, statat,
-    symlinkat, syncfs, unlinkat,
+    AtFlags, Dir, FlockOperation, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT, chownat, flock,
+    fstat, futimens, linkat, mkdirat, openat, renameat, statat, symlinkat, syncfs, unlinkat,
 };
 use rustix::io::Errno;
-use rustix::process::geteuid;
 
 use super::order::Order;
-use super::{REVISION, SourceError, blocking, revision, shared};
+use super::{SourceError, blocking, revision, shared};
+use crate::held::{FOLDER, path_of, place, remove_at};
+use crate::origin::REVISION;
 
 /// How deep folders can lie in each other: each is open while what is in it is copied.
 pub(super) const DEPTH: usize = 100;
@@ -31,8 +31,6 @@ const PARTIAL: &str = "+partial";
 
 /// How many attempts at one release can be at their end at once.
 const ATTEMPTS: usize = 100;
-
-const FOLDER: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
 /// What the file `REVISION` of a release says.
 #[derive(Debug, Clone)]
@@ -377,52 +375,12 @@ pub(super) fn names(path: &Path) -> Vec<&OsStr> {
     path.components().filter_map(plain).collect()
 }
 
-/// A folder in an application's root, which is made if it is missing. The root may belong to the
-/// application's user, who can put a link there: one is followed only if it is the daemon's user's.
-pub(crate) fn place(root: &Path, name: &str) -> io::Result<OwnedFd> {
-    fs::create_dir_all(root)?;
-    let root = openat(CWD, root, FOLDER, Mode::empty())?;
-    match mkdirat(&root, name, Mode::from_raw_mode(0o755)) {
-        Ok(()) | Err(Errno::EXIST) => {}
-        Err(error) => return Err(error.into()),
-    }
-    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let found = openat(&root, name, flags, Mode::empty())?;
-    let stat = fstat(&found)?;
-    match FileType::from_raw_mode(stat.st_mode) {
-        FileType::Directory => Ok(found),
-        FileType::Symlink if stat.st_uid == geteuid().as_raw() => {
-            let target = OsString::from_vec(readlinkat(&found, "", Vec::new())?.into_bytes());
-            Ok(openat(&root, target, FOLDER, Mode::empty())?)
-        }
-        FileType::Symlink => {
-            let why = format!("{name:?} is a link that somebody else than shuntd's user has made");
-            Err(io::Error::new(io::ErrorKind::PermissionDenied, why))
-        }
-        _ => Err(io::Error::from(io::ErrorKind::NotADirectory)),
-    }
-}
-
-/// Removes whatever has a name in a folder; nothing may. No link is followed.
-pub(crate) fn remove_at(folder: impl AsFd, name: &OsStr) -> io::Result<()> {
-    match unlinkat(&folder, name, AtFlags::empty()) {
-        Ok(()) | Err(Errno::NOENT) => return Ok(()),
-        Err(Errno::ISDIR) => {}
-        Err(error) => return Err(error.into()),
-    }
-    fs::remove_dir_all(path_of(&folder).join(name))
-}
-
-/// A path that means this very folder, whatever happens to its name, for as long as it is held.
-pub(crate) fn path_of(folder: &impl AsFd) -> PathBuf {
-    Path::new("/proc/self/fd").join(folder.as_fd().as_raw_fd().to_string())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::source::order::Owner;
     use crate::source::order::testing::order;
+    use rustix::process::geteuid;
     use std::os::unix::fs::{PermissionsExt, symlink};
 
     fn finish(root: &Path, revision: Revision, prepare: impl FnOnce(&Path)) -> String {

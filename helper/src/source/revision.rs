@@ -8,7 +8,7 @@ use std::path::Path;
 use rustix::fs::{Mode, OFlags, openat};
 use rustix::io::Errno;
 
-use super::REVISION;
+use crate::origin::REVISION;
 
 /// The longest revision that is taken from a file, in bytes.
 const LONGEST: u64 = 100;

@@ -12,9 +12,10 @@ use rustix::io::Errno;
 use rustix::process::geteuid;
 
 use super::SourceError;
-use super::partial::{Partial, names, place, remove_at};
+use super::partial::{Partial, names};
 use crate::config::source::Shared;
-use crate::runner::user::User;
+use crate::held::{place, remove_at};
+use crate::user::User;
 
 /// The folder in an application's root.
 const FOLDER: &str = "shared";

@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, de};
 use shunt_api::Address;
 
-use crate::source::image::Image;
+use crate::origin::image::Image;
 
 /// Where Docker's Engine answers as a rule.
 pub const SOCKET: &str = "/var/run/docker.sock";

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use shunt_api::{Address, ReleaseName};
 
 use crate::config::Strategy;
-use crate::runner::leftover::Identity;
+use crate::leftover::Identity;
 use crate::wire::{JobKind, Step};
 
 /// What is remembered of an application.

@@ -4,7 +4,7 @@ use std::sync::Mutex;
 
 use super::*;
 use crate::config::Strategy;
-use crate::runner::leftover::Identity;
+use crate::leftover::Identity;
 use crate::wire::{JobKind, Step, What};
 
 fn name(text: &str) -> ReleaseName {

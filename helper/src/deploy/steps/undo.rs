@@ -9,8 +9,8 @@ use crate::config::Strategy;
 use crate::deploy::engine::Job;
 use crate::deploy::failure::{Done, Failure};
 use crate::file::blocking;
+use crate::leftover;
 use crate::nginx::AGAIN;
-use crate::runner::leftover;
 use crate::runner::state::State;
 use crate::wire::{JobKind, Outcome};
 

@@ -10,7 +10,7 @@ use nix::unistd::{User, geteuid};
 use serde::Deserialize;
 
 use crate::file;
-use crate::source::image::Image;
+use crate::origin::image::Image;
 
 /// What Docker calls its own registry in that file.
 const HUB: &str = "https://index.docker.io/v1/";

@@ -18,8 +18,8 @@ use bollard::query_parameters::{
 use futures_util::stream::{Stream, StreamExt};
 
 use super::credentials;
+use crate::origin::image::Image;
 use crate::plain::plain;
-use crate::source::image::Image;
 
 /// How long the Engine may take to answer what is no work for it.
 pub const LIMIT: Duration = Duration::from_secs(60);

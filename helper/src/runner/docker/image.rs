@@ -5,8 +5,17 @@ use std::time::Duration;
 use super::DockerError;
 use super::engine::Engine;
 use crate::config::{self, Pull};
+use crate::origin::image::Image;
 use crate::program::Lines;
-use crate::source::image::{Found, Image};
+
+/// An image that is there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// Its ID.
+    pub id: String,
+    /// By which name it can be had again: with a digest, if it came from a registry.
+    pub name: Image,
+}
 
 /// Finds an image, and fetches it before if that is wanted and what was not there can be had.
 ///

@@ -24,10 +24,9 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::config;
-use crate::deploy::releases::Releases;
-use crate::log;
+use crate::origin::image::{Image, is_digest};
 use crate::runner::state::{End, State};
-use crate::source::image::{Image, is_digest};
+use crate::{log, runner};
 use engine::{Engine, EngineError, LIMIT};
 use follow::{Followed, Seen, Tracker};
 use place::{OtherPort, Place, Subnet};
@@ -368,7 +367,7 @@ async fn halt(
             end = End::Killed;
         }
     }
-    let path = Releases::new(&spec.root).log(release);
+    let path = runner::log::path(&spec.root, release);
     if let Err(error) = logs::keep(engine, id, path, spec.group).await {
         log::warning(format_args!("{}: what it has said is not kept: {error}", spec.name));
     }

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io;
 use std::path::Path;
 
-use crate::source::{path_of, place};
+use crate::held::{path_of, place};
 
 /// Points the link to a release's folder, which lies in a folder beside the link's own. A new link is
 /// made beside it and renamed over it, so there is no moment without one.

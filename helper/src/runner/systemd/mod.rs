@@ -25,7 +25,7 @@ use crate::config::Units;
 use crate::config::run::instance;
 use crate::log;
 use crate::runner::state::{End, State};
-use crate::runner::user::{User, UserError};
+use crate::user::{User, UserError};
 use bus::{Bus, BusError, Done, Order};
 use follow::Tracker;
 use journal::Journal;

@@ -128,7 +128,7 @@ fn an_archive_becomes_a_release_with_modes_times_and_links() {
         file("twice", "second"),
     ];
     let tar = tar(&entries);
-    let sum = |data: &[u8]| format!("sha256:{}", Sha256::of(data));
+    let sum = |data: &[u8]| format!("sha256:{}", checksum::of(data));
     for packed in [gzip(&tar), zstd::encode_all(&tar[..], 0).unwrap()] {
         let Fetched { folder, revision } = world.fetch(&packed).unwrap();
         assert_eq!(revision, sum(&packed));
@@ -307,10 +307,10 @@ fn what_it_unpacks_to_is_bounded() {
 fn nothing_of_an_archive_with_another_checksum_is_unpacked() {
     let mut world = World::new();
     let packed = gzip(&tar(&[file("a", "x")]));
-    let right = Sha256::of(&packed);
+    let right = checksum::of(&packed);
     let path = world.put(&packed);
     fetch(&path, Some(right), 0, world.order()).unwrap();
-    let error = fetch(&path, Some(Sha256::of(b"")), 0, world.order()).unwrap_err().to_string();
+    let error = fetch(&path, Some(checksum::of(b"")), 0, world.order()).unwrap_err().to_string();
     assert!(error.contains(&format!("its SHA-256 is {right}")), "{error}");
     // The file beside it is as good.
     let beside = world.tmp.path().join("web.tar.gz.sha256");

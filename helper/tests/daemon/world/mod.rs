@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
-use shunt_helper::runner::leftover::Identity;
+use shunt_helper::leftover::Identity;
 
 use module::Module;
 

@@ -42,7 +42,7 @@ impl GitUrl {
     }
 
     /// Whether it is on this machine.
-    pub(super) fn is_local(&self) -> bool {
+    pub(crate) fn is_local(&self) -> bool {
         self.0.starts_with('/') || self.0.starts_with("file://")
     }
 
@@ -52,7 +52,7 @@ impl GitUrl {
     /// # Errors
     ///
     /// [`BadUrl`].
-    pub(super) fn join(&self, other: &str) -> Result<Self, BadUrl> {
+    pub(crate) fn join(&self, other: &str) -> Result<Self, BadUrl> {
         if !other.starts_with("./") && !other.starts_with("../") {
             return other.parse();
         }

@@ -15,7 +15,7 @@ pub struct Reference(String);
 const SHORT: usize = 7;
 
 /// The longest part of a release's name that is made of a reference.
-pub(super) const LABEL: usize = 40;
+pub(crate) const LABEL: usize = 40;
 
 /// Why a text is no reference.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -27,7 +27,7 @@ pub struct BadReference {
 
 /// What a reference can be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind<'a> {
+pub(crate) enum Kind<'a> {
     /// A commit's full hash, in small letters.
     Commit(&'a str),
     /// Something that has to be asked for by its full name: `HEAD` or `refs/…`.
@@ -61,7 +61,7 @@ impl Reference {
 
     /// What it is. A full hash is always the commit: whoever can make a branch must not be able to
     /// give it a commit's name.
-    pub(super) fn kind(&self) -> Kind<'_> {
+    pub(crate) fn kind(&self) -> Kind<'_> {
         let text = self.as_str();
         match text {
             _ if is_hash(text) => Kind::Commit(text),
@@ -73,7 +73,7 @@ impl Reference {
 }
 
 /// Whether a text is a full hash: SHA-1 or SHA-256.
-pub(super) fn is_hash(text: &str) -> bool {
+pub(crate) fn is_hash(text: &str) -> bool {
     matches!(text.len(), 40 | 64) && text.bytes().all(|b| b.is_ascii_hexdigit())
 }
 
