@@ -1,30 +1,106 @@
-//! What Shunt costs, measured in one run beside what NGINX costs without it.
+//! What Shunt costs, measured in one run beside what NGINX costs without it, and beside other ways to
+//! do the same.
 
 #![forbid(unsafe_code)]
 
+mod application;
+mod bench;
 mod callgrind;
+mod contender;
+mod faults;
+mod flip;
+mod flips;
+mod http;
 mod instructions;
+mod load;
+mod machine;
+mod plot;
+mod results;
+mod stats;
+mod steady;
+mod websockets;
+mod wrk;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Instant;
 
 use clap::{Parser, Subcommand};
+use shunt_tests::build::Build;
 
-/// Measures what Shunt costs.
+use crate::bench::Bench;
+use crate::contender::Kind;
+
+/// Measures what Shunt costs, and what other ways to do the same cost.
 #[derive(Debug, Parser)]
 #[command(version, about)]
 struct Args {
+    /// Where results go.
+    #[arg(long, global = true, default_value = "bench/results")]
+    results: PathBuf,
+    /// Only these are compared.
+    #[arg(long, global = true, value_delimiter = ',')]
+    only: Vec<Kind>,
     #[command(subcommand)]
-    bench: Bench,
+    table: Table,
 }
 
 #[derive(Debug, Subcommand)]
-enum Bench {
+enum Table {
     /// Instructions per proxied request, with the module and without it (P10).
     Instructions(instructions::Args),
+    /// Requests a second, processor time and latency while nothing is changed.
+    Steady,
+    /// A flip: when it returns, and when it has come true.
+    Flip,
+    /// Many flips under load.
+    Flips,
+    /// Flips while WebSockets are open.
+    Websockets,
+    /// Releases that are dead or die, processes that are killed.
+    Faults,
+}
+
+/// Above this, something else runs on the machine.
+const BUSY: f64 = 0.1;
+
+/// Prepares the machine, and says what it is.
+fn prepare(args: &Args) -> Bench {
+    let busy = machine::busy();
+    if busy > BUSY {
+        println!(
+            "this machine is {:.0} % busy with something else: figures say little",
+            busy * 1e2
+        );
+    }
+    let build = Build::debian();
+    let cores = machine::Cores::divide();
+    if !cores.apart {
+        println!("this process has one core: proxy, load and application share it");
+    }
+    let machine = format!(
+        "{}, {:.0} % busy before; NGINX {}",
+        machine::describe(),
+        busy * 1e2,
+        build.version
+    );
+    println!("{machine}");
+    let kinds = if args.only.is_empty() { &Kind::ALL[..] } else { &args.only };
+    let folder = results::Folder::new(&args.results, machine);
+    Bench { build, cores, folder, kinds: Kind::installed(kinds) }
 }
 
 fn main() -> ExitCode {
-    match Args::parse().bench {
-        Bench::Instructions(args) => instructions::run(&args),
+    let args = Args::parse();
+    let began = Instant::now();
+    match &args.table {
+        Table::Instructions(args) => return instructions::run(args),
+        Table::Steady => steady::run(&prepare(&args)),
+        Table::Flip => flip::run(&prepare(&args)),
+        Table::Flips => flips::run(&prepare(&args)),
+        Table::Websockets => websockets::run(&prepare(&args)),
+        Table::Faults => faults::run(&prepare(&args)),
     }
+    println!("it took {:.0} s", began.elapsed().as_secs_f64());
+    ExitCode::SUCCESS
 }

@@ -1,0 +1,169 @@
+//! Those who are compared: a proxy before the application's releases, and how it is told to go to
+//! another one. Each is configured as one would who knows it well, and has one worker.
+
+mod caddy;
+mod haproxy;
+mod lua;
+mod nginx;
+mod plain;
+mod reload;
+mod shunt;
+mod supervised;
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use shunt_tests::build::Build;
+
+use crate::application::Application;
+use crate::machine::Cores;
+
+/// One of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Kind {
+    /// A plain upstream of the same NGINX, which goes to one release for ever.
+    Plain,
+    /// A plain upstream that is written anew, and `nginx -s reload`.
+    Reload,
+    /// `balancer_by_lua` and a shared dictionary.
+    Lua,
+    /// HAProxy and its runtime API.
+    Haproxy,
+    /// Caddy and its admin API.
+    Caddy,
+    /// Shunt.
+    Shunt,
+    /// Shunt without a state file.
+    Volatile,
+}
+
+/// What a contender is started with.
+#[derive(Debug, Clone)]
+pub struct Setup<'a> {
+    /// The machine's NGINX, for those who are one.
+    pub build: &'a Build,
+    /// The proxy has one.
+    pub cores: &'a Cores,
+    /// Whether connections to the application are kept open.
+    pub keepalive: bool,
+    /// Whether a request is tried again at the release before if the new one cannot be reached,
+    /// where that can be configured.
+    pub fallback: bool,
+    /// Names and addresses of the releases. The first is active at first.
+    pub releases: Vec<(String, String)>,
+}
+
+/// How many connections to the application are kept open.
+const KEPT: usize = 64;
+
+impl<'a> Setup<'a> {
+    /// With these releases, connections kept open.
+    pub fn new(build: &'a Build, cores: &'a Cores, releases: &[&Application]) -> Self {
+        let releases = releases.iter().map(|r| (r.name.to_owned(), r.address())).collect();
+        Self { build, cores, keepalive: true, fallback: false, releases }
+    }
+
+    /// The address of a release.
+    fn address(&self, release: &str) -> &str {
+        let found = self.releases.iter().find(|(name, _)| name == release);
+        &found.unwrap_or_else(|| panic!("no release {release}")).1
+    }
+}
+
+/// A proxy that runs. It ends with this.
+pub trait Contender {
+    /// Where it serves.
+    fn port(&self) -> u16;
+
+    /// Makes a release the one that new requests go to; returns when the tool that does it returns.
+    ///
+    /// # Errors
+    ///
+    /// What the tool says.
+    fn flip(&mut self, release: &str) -> Result<(), String>;
+
+    /// Its processes.
+    fn pids(&self) -> Vec<u32>;
+
+    /// The process that has the clients' connections.
+    fn worker(&self) -> u32;
+
+    /// Starts it again if its first process has ended, as systemd would; tells whether it had to.
+    fn revive(&mut self) -> bool;
+}
+
+impl Kind {
+    /// All that are compared.
+    pub const ALL: [Self; 6] =
+        [Self::Plain, Self::Reload, Self::Lua, Self::Haproxy, Self::Caddy, Self::Shunt];
+
+    /// What it is called.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Plain => "NGINX, plain upstream",
+            Self::Reload => "NGINX, reload",
+            Self::Lua => "NGINX, Lua",
+            Self::Haproxy => "HAProxy",
+            Self::Caddy => "Caddy",
+            Self::Shunt => "Shunt",
+            Self::Volatile => "Shunt, no state file",
+        }
+    }
+
+    /// Whether it can go to another release at all.
+    pub fn flips(self) -> bool {
+        self != Self::Plain
+    }
+
+    /// Those of a list that are installed. The others are told of.
+    pub fn installed(kinds: &[Self]) -> Vec<Self> {
+        let there = |kind: &Self| match kind.missing() {
+            None => true,
+            Some(what) => {
+                println!("left out: {}, as there is no {what}", kind.name());
+                false
+            }
+        };
+        kinds.iter().copied().filter(there).collect()
+    }
+
+    /// What it lacks on this machine.
+    fn missing(self) -> Option<&'static str> {
+        let runs = |program: &str, argument: &str| {
+            let mut command = Command::new(program);
+            let quiet = command.arg(argument).stdout(Stdio::null()).stderr(Stdio::null());
+            quiet.status().is_ok_and(|status| status.success())
+        };
+        let good = match self {
+            Self::Haproxy => runs("haproxy", "-v"),
+            Self::Caddy => runs("caddy", "version"),
+            Self::Lua => lua::FILES.iter().all(|file| Path::new(file).exists()),
+            Self::Plain | Self::Reload | Self::Shunt | Self::Volatile => true,
+        };
+        match self {
+            _ if good => None,
+            Self::Haproxy => Some("haproxy"),
+            Self::Caddy => Some("caddy"),
+            _ => Some("libnginx-mod-http-lua with lua-resty-core"),
+        }
+    }
+
+    /// Starts it on the proxy's core, and waits until it serves.
+    ///
+    /// # Panics
+    ///
+    /// When it does not.
+    pub fn start(self, setup: &Setup) -> Box<dyn Contender> {
+        setup.cores.as_proxy(|| -> Box<dyn Contender> {
+            match self {
+                Self::Plain => Box::new(plain::Plain::start(setup)),
+                Self::Reload => Box::new(reload::Reload::start(setup)),
+                Self::Lua => Box::new(lua::Lua::start(setup)),
+                Self::Haproxy => Box::new(haproxy::Haproxy::start(setup)),
+                Self::Caddy => Box::new(caddy::Caddy::start(setup)),
+                Self::Shunt => Box::new(shunt::Shunt::start(setup, true)),
+                Self::Volatile => Box::new(shunt::Shunt::start(setup, false)),
+            }
+        })
+    }
+}

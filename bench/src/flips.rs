@@ -1,0 +1,119 @@
+//! Many flips under load.
+
+use std::time::{Duration, Instant};
+
+use shunt_tests::client::Connection;
+use shunt_tests::until;
+
+use crate::bench::{Bench, Running};
+use crate::contender::Kind;
+use crate::flip::release;
+use crate::machine::{memory, sleep_until};
+use crate::results::Figures;
+use crate::wrk::{Measured, Wrk};
+
+/// Clients, each of which waits for its answer before it asks again.
+const CONNECTIONS: usize = 16;
+
+/// Rounds, in each of which all take turns, and flips in each: 200 in all.
+const ROUNDS: usize = 4;
+const FLIPS: usize = 50;
+
+/// How long there is load without a flip, for comparison.
+const QUIET: Duration = Duration::from_secs(3);
+
+/// Flips as fast as possible, and how long they may take: whoever has not made all by then, has made
+/// fewer.
+const MANY: usize = 10_000;
+const LIMIT: Duration = Duration::from_secs(15);
+
+/// More than any load here takes; it is ended by whoever has started it.
+const LONG: Duration = Duration::from_secs(600);
+
+/// The cases, and how many flips a second each has.
+const PACES: [(&str, f64); 2] = [("5 flips a second", 5.0), ("100 flips a second", 100.0)];
+
+/// Measures.
+pub fn run(bench: &Bench) {
+    let mut figures = Figures::new("flips");
+    let applications = bench.applications();
+    let setup = bench.setup(&applications);
+    let mut all: Vec<Running> = bench.flipping().map(|kind| Running::start(kind, &setup)).collect();
+    for _ in 0..ROUNDS {
+        for one in &mut all {
+            let quiet = Wrk::start(one.proxy.port(), CONNECTIONS, QUIET).wait();
+            for (case, pace) in PACES {
+                // Whole reloads do not follow each other as fast as that.
+                if pace <= 5.0 || one.kind == Kind::Shunt {
+                    let measured = paced(one, FLIPS.max((pace * 2.0) as usize), pace);
+                    add(&mut figures, case, one, &measured, &quiet);
+                }
+            }
+        }
+    }
+    for one in &mut all {
+        many(one, &mut figures);
+    }
+    figures.finish(&bench.folder);
+}
+
+/// So many flips on a beat, under load.
+pub fn paced(one: &mut Running, flips: usize, pace: f64) -> (Measured, usize) {
+    let load = Wrk::start(one.proxy.port(), CONNECTIONS, LONG);
+    let began = Instant::now();
+    for n in 0..flips {
+        sleep_until(began + Duration::from_secs_f64((n + 1) as f64 / pace));
+        one.flip(release(n));
+    }
+    let measured = load.stop();
+    arrived(one, release(flips - 1));
+    (measured, flips)
+}
+
+/// The last flip has come true.
+pub fn arrived(one: &Running, release: &str) {
+    until(&format!("{} is at {release}", one.kind.name()), || {
+        let mut connection = Connection::tcp(one.proxy.port()).ok()?;
+        let answer = connection.ask("GET", "/", b"").ok()?;
+        (answer.status == 200 && answer.release() == release).then_some(())
+    });
+}
+
+fn add(
+    figures: &mut Figures,
+    case: &str,
+    one: &Running,
+    (measured, flips): &(Measured, usize),
+    quiet: &Measured,
+) {
+    let name = one.kind.name();
+    figures.add(case, name, "flips", *flips as f64);
+    figures.add(case, name, "failed", measured.failures);
+    figures.add(case, name, "requests/s ÷ without flips", measured.rate() / quiet.rate());
+    figures.add(case, name, "p99 ÷ without flips", measured.p99 / quiet.p99);
+    figures.add(case, name, "p99, ms", measured.p99);
+}
+
+/// As many flips as possible, under load.
+fn many(one: &mut Running, figures: &mut Figures) {
+    let (case, name) = ("10,000 flips as fast as possible", one.kind.name());
+    let quiet = Wrk::start(one.proxy.port(), CONNECTIONS, QUIET).wait();
+    let before = (one.proxy.pids().len(), memory(&one.proxy.pids()));
+    let load = Wrk::start(one.proxy.port(), CONNECTIONS, LONG);
+    let began = Instant::now();
+    let mut flips = 0;
+    while flips < MANY && began.elapsed() < LIMIT {
+        one.flip(release(flips));
+        flips += 1;
+    }
+    let seconds = began.elapsed().as_secs_f64();
+    let measured = load.stop();
+    arrived(one, release(flips - 1));
+    let after = (one.proxy.pids().len(), memory(&one.proxy.pids()));
+    add(figures, case, one, &(measured, flips), &quiet);
+    figures.add(case, name, "flips/s", flips as f64 / seconds);
+    figures.add(case, name, "processes before", before.0 as f64);
+    figures.add(case, name, "after", after.0 as f64);
+    figures.add(case, name, "MB before", before.1 as f64 / 1e6);
+    figures.add(case, name, "MB after", after.1 as f64 / 1e6);
+}
