@@ -30,7 +30,6 @@ impl Application {
         let setup = Setup { http: http(name, &tunnels), workers: 1 };
         let mut nginx = Nginx::prepare(build, setup);
         nginx.set_module(None);
-        nginx.set_main(&format!("{} worker_rlimit_nofile 65536;", nginx.main()));
         nginx.set_connections(20_000);
         nginx.run();
         Self { nginx, _tunnels: tunnels, name }
@@ -55,6 +54,9 @@ impl Application {
     }
 }
 
+/// What RFC 6455 answers to the key of its own example, which is the only one that is used here.
+const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
+
 /// A request for `/long` gets the head of an answer at once, and the rest of it within an hour.
 fn http(name: &str, tunnels: &Backend) -> String {
     format!(
@@ -71,6 +73,7 @@ fn http(name: &str, tunnels: &Backend) -> String {
                  proxy_set_header Upgrade $http_upgrade;
                  proxy_set_header Connection upgrade;
                  proxy_read_timeout 1h;
+                 add_header Sec-WebSocket-Accept {ACCEPT} always;
              }}
          }}",
         name, "", tunnels.addresses[0],

@@ -14,6 +14,8 @@ pub struct Bench {
     pub build: Build,
     /// Who runs where.
     pub cores: Cores,
+    /// How many files a process may have open.
+    pub files: u64,
     /// Where results go.
     pub folder: Folder,
     /// Who is compared.

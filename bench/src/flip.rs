@@ -1,5 +1,6 @@
 //! A flip, as clients see it.
 
+use std::fs::{self, File};
 use std::time::{Duration, Instant};
 
 use shunt_tests::load::{Sample, Switch, failures, late_answers};
@@ -40,6 +41,7 @@ pub fn run(bench: &Bench) {
     for one in &mut all {
         alone(one, &mut figures);
     }
+    disk(&mut figures);
     figures.finish(&bench.folder);
 }
 
@@ -72,7 +74,11 @@ fn round(one: &mut Running, figures: &mut Figures) {
     }
     let late = late_answers(&samples, "a", &switches).len();
     figures.add(case, name, "begun after the return, of the old", late as f64);
-    figures.add(case, name, "failed", failures(&samples).len() as f64);
+    let failed = failures(&samples);
+    figures.add(case, name, "failed", failed.len() as f64);
+    if let Some(first) = failed.first() {
+        println!("{name}: {} failed, the first: {first}", failed.len());
+    }
     figures.add(case, name, "requests", samples.len() as f64);
 }
 
@@ -87,9 +93,9 @@ struct Seen {
 }
 
 impl Seen {
-    /// What is begun after `until` belongs to the next one.
+    /// What ends after `until` may be of the next one.
     fn of(samples: &[Sample], switch: &Switch, until: Option<Instant>) -> Self {
-        let own = |s: &&Sample| s.end > switch.sent && until.is_none_or(|until| s.start < until);
+        let own = |s: &&Sample| s.end > switch.sent && until.is_none_or(|until| s.end < until);
         let is_new = |s: &Sample| s.result.as_ref().is_ok_and(|r| *r == switch.release);
         let is_old = |s: &Sample| s.result.as_ref().is_ok_and(|r| *r != switch.release);
         let first = samples.iter().filter(own).filter(|s| is_new(s)).map(|s| s.end).min();
@@ -102,9 +108,10 @@ impl Seen {
     }
 }
 
+const ALONE_CASE: &str = "a flip without load";
+
 /// The time of flips while there is nothing else to do.
 fn alone(one: &mut Running, figures: &mut Figures) {
-    let case = "a flip without load";
     // A reload takes workers; that many at once would be another measurement.
     let pause = Duration::from_millis(if one.kind == Kind::Reload { 20 } else { 0 });
     let times: Vec<f64> = (0..ALONE)
@@ -115,10 +122,33 @@ fn alone(one: &mut Running, figures: &mut Figures) {
             began.elapsed().as_secs_f64() * 1e3
         })
         .collect();
+    add_times(one.kind.name(), &times, figures);
+}
+
+/// What the disk alone takes for a file that is there after a power loss, be it this or the one before.
+fn disk(figures: &mut Figures) {
+    let folder = tempfile::TempDir::new().expect("a folder");
+    let (new, old) = (folder.path().join("new"), folder.path().join("old"));
+    let write = || {
+        fs::write(&new, [b'.'; 512])?;
+        File::open(&new)?.sync_all()?;
+        fs::rename(&new, &old)?;
+        File::open(folder.path())?.sync_all()
+    };
+    let time = |_| {
+        let began = Instant::now();
+        write().expect("a disk with room");
+        began.elapsed().as_secs_f64() * 1e3
+    };
+    let times: Vec<f64> = (0..ALONE).map(time).collect();
+    add_times("the disk alone: write, fsync, rename, fsync", &times, figures);
+}
+
+fn add_times(who: &str, times: &[f64], figures: &mut Figures) {
     for (what, share) in [("p50, ms", 0.5), ("p99, ms", 0.99)] {
-        figures.add(case, one.kind.name(), what, percentile(&times, share).expect("flips"));
+        figures.add(ALONE_CASE, who, what, percentile(times, share).expect("flips"));
     }
-    figures.add(case, one.kind.name(), "flips", times.len() as f64);
+    figures.add(ALONE_CASE, who, "flips", times.len() as f64);
 }
 
 #[cfg(test)]
@@ -142,7 +172,7 @@ mod tests {
             sample(19, 30, "b"),
             sample(25, 42, "a"),
             sample(26, 28, "b"),
-            sample(90, 95, "a"),
+            sample(79, 95, "a"),
         ];
         let ms = Duration::from_millis;
         let seen = Seen::of(&samples, &switch, Some(at(80)));

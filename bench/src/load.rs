@@ -58,6 +58,8 @@ fn client(
     let mut next = Instant::now() + offset;
     while !stop.load(Ordering::Relaxed) {
         sleep_until(next);
+        // As every client does it: what the server has closed meanwhile is not used again.
+        connection = connection.filter(Connection::is_open);
         let start = Instant::now();
         let kept = connection.is_some();
         let result = ask(port, keeps, &mut connection);

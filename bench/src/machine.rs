@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 /// Cores of this machine that this process may use.
@@ -53,6 +54,17 @@ impl Cores {
     fn settle(&self, core: &CpuSet) {
         sched_setaffinity(None, core).expect("a core that this process has");
     }
+}
+
+/// Lets this process and what it starts have as many files open as they may; gives how many that are.
+///
+/// # Panics
+///
+/// Never: what is allowed may be asked for.
+pub fn allow_files() -> u64 {
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).expect("as many as allowed");
+    maximum.unwrap_or(u64::MAX)
 }
 
 /// Time on a processor that these processes have had, all of their threads included.

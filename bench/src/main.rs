@@ -87,7 +87,7 @@ fn prepare(args: &Args) -> Bench {
     println!("{machine}");
     let kinds = if args.only.is_empty() { &Kind::ALL[..] } else { &args.only };
     let folder = results::Folder::new(&args.results, machine);
-    Bench { build, cores, folder, kinds: Kind::installed(kinds) }
+    Bench { build, cores, files: machine::allow_files(), folder, kinds: Kind::installed(kinds) }
 }
 
 fn main() -> ExitCode {

@@ -22,7 +22,7 @@ impl Proxy {
         if !module {
             nginx.set_module(None);
         }
-        nginx.set_main(&format!("{} {main} worker_rlimit_nofile 65536;", nginx.main()));
+        nginx.set_main(&format!("{} {main}", nginx.main()));
         nginx.set_connections(20_000);
         nginx.run();
         Self { nginx, cores: setup.cores.clone() }
@@ -44,6 +44,10 @@ impl Proxy {
     pub fn revive(&mut self) -> bool {
         let ended = !is_running(self.nginx.master());
         if ended {
+            // NGINX that was killed leaves its unix sockets behind, and does not start over them.
+            for name in ["api.sock", "flip.sock"] {
+                let _ = std::fs::remove_file(self.nginx.path(name));
+            }
             let nginx = &mut self.nginx;
             self.cores.as_proxy(|| nginx.run());
         }
