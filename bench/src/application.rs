@@ -57,16 +57,18 @@ impl Application {
 /// What RFC 6455 answers to the key of its own example, which is the only one that is used here.
 const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
 
-/// A request for `/long` gets the head of an answer at once, and the rest of it within an hour.
+/// A minute passes between two answers to requests for `/long`: whoever asks waits for a long time.
 fn http(name: &str, tunnels: &Backend) -> String {
     format!(
         "error_log %FOLDER%/error.log warn;
          keepalive_timeout 1h;
+         limit_req_zone $server_name zone=long:64k rate=1r/m;
          server {{
+             server_name application;
              listen 127.0.0.1:%PORT% backlog=8192;
              add_header X-Release {name};
              location / {{ return 200 \"{:.<BODY$}\"; }}
-             location /long {{ limit_rate 1; return 200 \"{:.<3600}\"; }}
+             location /long {{ limit_req zone=long burst=20000; empty_gif; }}
              location /ws {{
                  proxy_pass http://{};
                  proxy_http_version 1.1;
@@ -76,6 +78,6 @@ fn http(name: &str, tunnels: &Backend) -> String {
                  add_header Sec-WebSocket-Accept {ACCEPT} always;
              }}
          }}",
-        name, "", tunnels.addresses[0],
+        name, tunnels.addresses[0],
     )
 }

@@ -16,6 +16,7 @@ mod load;
 mod machine;
 mod plot;
 mod results;
+mod scale;
 mod stats;
 mod steady;
 mod websockets;
@@ -59,6 +60,9 @@ enum Table {
     Websockets,
     /// Releases that are dead or die, processes that are killed.
     Faults,
+    /// Curves: what a switch, a request, a drain and a reload cost beside the number of upstreams,
+    /// releases and connections.
+    Scale,
 }
 
 /// Above this, something else runs on the machine.
@@ -100,6 +104,7 @@ fn main() -> ExitCode {
         Table::Flips => flips::run(&prepare(&args)),
         Table::Websockets => websockets::run(&prepare(&args)),
         Table::Faults => faults::run(&prepare(&args)),
+        Table::Scale => scale::run(&prepare(&args)),
     }
     println!("it took {:.0} s", began.elapsed().as_secs_f64());
     ExitCode::SUCCESS
