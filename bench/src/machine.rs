@@ -1,7 +1,8 @@
 //! The machine: which core does what, and what processes have used of it.
 
+use std::collections::HashMap;
 use std::fs;
-use std::path::Path;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -67,17 +68,29 @@ pub fn allow_files() -> u64 {
     maximum.unwrap_or(u64::MAX)
 }
 
-/// Time on a processor that these processes have had, all of their threads included.
-pub fn processor_time(pids: &[u32]) -> Duration {
-    let of_thread = |path: &Path| -> Option<u64> {
-        let text = fs::read_to_string(path.join("schedstat")).ok()?;
-        text.split(' ').next()?.parse().ok()
-    };
-    let of_process = |pid: &u32| -> u64 {
-        let threads = fs::read_dir(format!("/proc/{pid}/task"));
-        threads.into_iter().flatten().flatten().filter_map(|t| of_thread(&t.path())).sum()
-    };
-    Duration::from_nanos(pids.iter().map(of_process).sum())
+/// Time on a processor that each thread of some processes has had.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ProcessorTime(HashMap<PathBuf, u64>);
+
+impl ProcessorTime {
+    /// Of these processes.
+    pub fn of(pids: &[u32]) -> Self {
+        let of_thread = |path: PathBuf| -> Option<(PathBuf, u64)> {
+            let text = fs::read_to_string(path.join("schedstat")).ok()?;
+            Some((path, text.split(' ').next()?.parse().ok()?))
+        };
+        let threads = pids.iter().flat_map(|pid| fs::read_dir(format!("/proc/{pid}/task")));
+        let paths = threads.flatten().flatten().map(|thread| thread.path());
+        Self(paths.filter_map(of_thread).collect())
+    }
+
+    /// What was used since then; not by threads that have ended meanwhile.
+    pub fn since(&self, before: &Self) -> Duration {
+        let of_thread = |(path, now): (&PathBuf, &u64)| {
+            now.saturating_sub(before.0.get(path).copied().unwrap_or_default())
+        };
+        Duration::from_nanos(self.0.iter().map(of_thread).sum())
+    }
 }
 
 /// Memory of these processes, in bytes; what several share is counted once.
@@ -148,11 +161,20 @@ mod tests {
     }
 
     #[test]
+    fn a_thread_that_has_ended_takes_nothing_away() {
+        let of = |threads: &[(&str, u64)]| {
+            ProcessorTime(threads.iter().map(|(path, n)| (PathBuf::from(path), *n)).collect())
+        };
+        let (before, after) = (of(&[("1", 50), ("2", 900)]), of(&[("1", 70), ("3", 5)]));
+        assert_eq!(after.since(&before), Duration::from_nanos(25));
+    }
+
+    #[test]
     fn this_process_has_used_the_processor_and_has_memory() {
         let pid = [std::process::id()];
-        let began = Instant::now();
-        while began.elapsed() < Duration::from_millis(20) {}
-        assert!(processor_time(&pid) >= Duration::from_millis(5));
+        let before = ProcessorTime::of(&pid);
+        let used = || ProcessorTime::of(&pid).since(&before);
+        while used() < Duration::from_millis(5) {}
         assert!(memory(&pid) > 100_000);
     }
 }

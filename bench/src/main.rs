@@ -10,6 +10,7 @@ mod contender;
 mod faults;
 mod flip;
 mod flips;
+mod helper;
 mod http;
 mod instructions;
 mod load;
@@ -63,6 +64,8 @@ enum Table {
     /// Curves: what a switch, a request, a drain and a reload cost beside the number of upstreams,
     /// releases and connections.
     Scale,
+    /// The helper: a deploy beside what it waits for, at rest, and to watch.
+    Helper,
 }
 
 /// Above this, something else runs on the machine.
@@ -105,6 +108,7 @@ fn main() -> ExitCode {
         Table::Websockets => websockets::run(&prepare(&args)),
         Table::Faults => faults::run(&prepare(&args)),
         Table::Scale => scale::run(&prepare(&args)),
+        Table::Helper => helper::run(&prepare(&args)),
     }
     println!("it took {:.0} s", began.elapsed().as_secs_f64());
     ExitCode::SUCCESS

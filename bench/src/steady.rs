@@ -6,7 +6,7 @@ use shunt_tests::client::Connection;
 
 use crate::bench::{Bench, Running};
 use crate::contender::{Kind, Setup};
-use crate::machine::processor_time;
+use crate::machine::ProcessorTime;
 use crate::results::Figures;
 use crate::wrk::Wrk;
 
@@ -49,9 +49,9 @@ fn warm_up(one: &Running) {
 fn round(one: &Running, case: &str, figures: &mut Figures) {
     let name = one.kind.name();
     let pids = one.proxy.pids();
-    let before = processor_time(&pids);
+    let before = ProcessorTime::of(&pids);
     let measured = Wrk::start(one.proxy.port(), CONNECTIONS, TIME).wait();
-    let used = processor_time(&pids) - before;
+    let used = ProcessorTime::of(&pids).since(&before);
     assert_eq!(measured.failures, 0.0, "{name}: a failure without a cause");
     figures.add(case, name, "requests/s", measured.rate());
     let plain = figures.rounds(case, Kind::Plain.name(), "requests/s");

@@ -71,18 +71,28 @@ fn measure(bench: &Bench, address: &str, connections: usize, curves: &mut Curves
         let target = "/v1/upstreams/u0?wait=drained&release=r0&timeout=60s";
         (admin.ask("GET", target, &[], b""), Instant::now())
     });
-    let reader = nginx.admin();
-    until("somebody waits", || (!wait.is_finished()).then(|| reader.state("u0")));
     let closing = Instant::now();
     drop(streams);
     let closed = Instant::now();
+    // NGINX has to close them, too. What is of interest is what comes after that.
+    let reader = nginx.admin();
+    let mut seen = closed;
+    until("none is in flight", || {
+        let asked = Instant::now();
+        let left = reader.in_flight("u0", "r0").requests;
+        if left > 0 {
+            seen = asked;
+        }
+        (left == 0).then_some(())
+    });
     let (answer, told) = wait.join().expect("an answer");
     let state: Upstream = serde_json::from_slice(&answer.body).expect("an upstream");
     let left = state.release("r0").map(|release| release.in_flight.requests);
     assert_eq!((answer.status, left), (200, Some(0)), "it has drained");
     let ms = |from: Instant| told.saturating_duration_since(from).as_secs_f64() * 1e3;
-    curves.add("drained, after the first has ended", x, ms(closing));
-    curves.add("drained, after the last has ended", x, ms(closed));
+    curves.add("drained, after the first client has gone", x, ms(closing));
+    curves.add("drained, after the last client has gone", x, ms(closed));
+    curves.add("drained, after one was last seen in flight", x, ms(seen));
 }
 
 /// A request that is not answered while all this lasts.

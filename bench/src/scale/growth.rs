@@ -8,7 +8,7 @@ use super::site::{Size, WITH, WITHOUT};
 use super::{COMMAND, RELEASES, UPSTREAMS};
 use crate::application::Application;
 use crate::bench::Bench;
-use crate::machine::processor_time;
+use crate::machine::ProcessorTime;
 use crate::results::Curves;
 use crate::stats::percentile;
 use crate::wrk::Wrk;
@@ -108,8 +108,8 @@ fn switch_time(site: &mut Switching) -> f64 {
 /// The processor time of a request, in microseconds.
 fn request_time(nginx: &Nginx) -> f64 {
     let pids = nginx.workers();
-    let before = processor_time(&pids);
+    let before = ProcessorTime::of(&pids);
     let measured = Wrk::start(nginx.port, CONNECTIONS, TIME).wait();
     assert_eq!(measured.failures, 0.0, "a failure without a cause");
-    (processor_time(&pids) - before).as_secs_f64() * 1e6 / measured.requests
+    ProcessorTime::of(&pids).since(&before).as_secs_f64() * 1e6 / measured.requests
 }
