@@ -37,6 +37,27 @@ pub enum Kind {
     Volatile,
 }
 
+/// Which versions of them there are.
+pub fn versions() -> String {
+    let said = |program: &str, argument: &str| -> Option<String> {
+        let output = Command::new(program).arg(argument).output().ok()?;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        Some(number_in(&text)?.to_owned())
+    };
+    let nginx = Some(("NGINX", Build::debian().version));
+    let haproxy = said("haproxy", "-v").map(|version| ("HAProxy", version));
+    let caddy = said("caddy", "version").map(|version| ("Caddy", version));
+    let all = [nginx, haproxy, caddy].into_iter().flatten();
+    all.map(|(name, version)| format!("{name} {version}")).collect::<Vec<_>>().join(", ")
+}
+
+/// The first word that begins with a digit, without what distributions add to a version.
+fn number_in(text: &str) -> Option<&str> {
+    let words = text.split_whitespace().map(|word| word.trim_start_matches('v'));
+    let mut numbers = words.filter(|word| word.starts_with(|c: char| c.is_ascii_digit()));
+    numbers.next()?.split(['-', '+']).next()
+}
+
 /// What a contender is started with.
 #[derive(Debug, Clone)]
 pub struct Setup<'a> {
@@ -49,8 +70,8 @@ pub struct Setup<'a> {
     /// Whether a request is tried again at the release before if the new one cannot be reached,
     /// where that can be configured.
     pub fallback: bool,
-    /// Names and addresses of the releases. The first is active at first.
-    pub releases: Vec<(String, String)>,
+    /// Where requests can go.
+    pub releases: Releases,
 }
 
 /// How many connections to the application are kept open.
@@ -59,14 +80,27 @@ const KEPT: usize = 64;
 impl<'a> Setup<'a> {
     /// With these releases, connections kept open.
     pub fn new(build: &'a Build, cores: &'a Cores, releases: &[&Application]) -> Self {
-        let releases = releases.iter().map(|r| (r.name.to_owned(), r.address())).collect();
+        let releases =
+            Releases(releases.iter().map(|r| (r.name.to_owned(), r.address())).collect());
         Self { build, cores, keepalive: true, fallback: false, releases }
     }
+}
 
+/// Names and addresses of releases. The first is active at first.
+#[derive(Debug, Clone)]
+pub struct Releases(pub Vec<(String, String)>);
+
+impl Releases {
     /// The address of a release.
-    fn address(&self, release: &str) -> &str {
-        let found = self.releases.iter().find(|(name, _)| name == release);
-        &found.unwrap_or_else(|| panic!("no release {release}")).1
+    fn address(&self, release: &str) -> Result<&str, String> {
+        let found = self.0.iter().find(|(name, _)| name == release);
+        found.map(|(_, address)| address.as_str()).ok_or_else(|| format!("no release {release}"))
+    }
+
+    /// The name and the address of the first.
+    fn first(&self) -> (&str, &str) {
+        let (name, address) = self.0.first().expect("there is one");
+        (name, address)
     }
 }
 
@@ -165,5 +199,19 @@ impl Kind {
                 Self::Volatile => Box::new(shunt::Shunt::start(setup, false)),
             }
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_version_is_found() {
+        let haproxy = "HAProxy version 2.6.12-1+deb12u4 2026/10/17 - https://haproxy.org/\n";
+        assert_eq!(number_in(haproxy), Some("2.6.12"));
+        assert_eq!(number_in("v2.8.4 h1:wYf\n"), Some("2.8.4"));
+        assert_eq!(number_in("2.6.2\n"), Some("2.6.2"));
+        assert_eq!(number_in("unknown\n"), None);
     }
 }

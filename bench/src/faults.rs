@@ -20,7 +20,7 @@ const RATE: u32 = 800;
 
 /// How long there is load before a fault, and after it.
 const BEFORE: Duration = Duration::from_millis(500);
-const AFTER: Duration = Duration::from_secs(3);
+const AFTER: Duration = Duration::from_secs(2);
 
 /// When a release dies that does not live long.
 const LIFE: Duration = Duration::from_secs(1);
@@ -28,8 +28,17 @@ const LIFE: Duration = Duration::from_secs(1);
 /// Kills of each kind.
 const KILLS: usize = 3;
 
+/// How long there is load after one, and after what has ended runs again.
+const RECOVERY: Duration = Duration::from_secs(1);
+
 /// How long systemd waits before it starts again what has ended: its default.
 const RESTART: Duration = Duration::from_millis(100);
+
+/// The cases.
+pub const DEAD: &str = "the new release is dead, for 2 s";
+pub const DYING: &str = "the new release dies 1 s after the flip, for 1 s";
+pub const WORKER: &str = "kill -9 of the worker";
+pub const ALL: &str = "kill -9 of all processes";
 
 /// Measures.
 pub fn run(bench: &Bench) {
@@ -38,10 +47,12 @@ pub fn run(bench: &Bench) {
         dead(bench, kind, &mut figures);
         dying(bench, kind, &mut figures);
     }
-    for round in 0..KILLS {
+    let applications = bench.applications();
+    let setup = bench.setup(&applications);
+    for _ in 0..KILLS {
         for kind in bench.flipping() {
-            killed(bench, kind, false, round, &mut figures);
-            killed(bench, kind, true, round, &mut figures);
+            killed(kind, &setup, false, &mut figures);
+            killed(kind, &setup, true, &mut figures);
         }
     }
     figures.finish(&bench.folder);
@@ -53,20 +64,22 @@ fn add(figures: &mut Figures, case: &str, one: &Running, samples: &[Sample], sin
     assert!(!since.is_empty(), "{}: nothing was asked", one.kind.name());
     figures.add(case, one.kind.name(), "failed", failed as f64);
     figures.add(case, one.kind.name(), "of", since.len() as f64);
+    let longest = since.iter().map(|s| s.end - s.start).max().unwrap_or_default();
+    figures.add(case, one.kind.name(), "longest, ms", longest.as_secs_f64() * 1e3);
 }
 
 /// A new release that nobody is at home in.
 fn dead(bench: &Bench, kind: Kind, figures: &mut Figures) {
     let application = Application::start(&bench.build, "a");
     let mut setup = Setup { fallback: true, ..bench.setup(std::slice::from_ref(&application)) };
-    setup.releases.push(("b".to_owned(), format!("127.0.0.1:{}", free_port())));
+    setup.releases.0.push(("b".to_owned(), format!("127.0.0.1:{}", free_port())));
     let mut one = Running::start(kind, &setup);
     let load = Load::start(one.proxy.port(), RATE);
     std::thread::sleep(BEFORE);
     let began = Instant::now();
     one.flip("b");
     std::thread::sleep(AFTER);
-    add(figures, "the new release is dead, for 3 s", &one, &load.stop(), began);
+    add(figures, DEAD, &one, &load.stop(), began);
 }
 
 /// A new release that dies a second after the flip.
@@ -84,14 +97,12 @@ fn dying(bench: &Bench, kind: Kind, figures: &mut Figures) {
     assert_eq!(answered.ok().as_deref(), Some("b"), "{}: while it lives", kind.name());
     applications[1].die();
     std::thread::sleep(AFTER - LIFE);
-    let case = "the new release dies 1 s after the flip, for 2 s";
-    add(figures, case, &one, &load.stop(), began);
+    add(figures, DYING, &one, &load.stop(), began);
 }
 
 /// `kill -9`, of the process that has the connections, or of all.
-fn killed(bench: &Bench, kind: Kind, all: bool, round: usize, figures: &mut Figures) {
-    let applications = bench.applications();
-    let mut one = Running::start(kind, &bench.setup(&applications));
+fn killed(kind: Kind, setup: &Setup, all: bool, figures: &mut Figures) {
+    let mut one = Running::start(kind, setup);
     one.flip("b");
     arrived(&one, "b");
     let load = Load::start(one.proxy.port(), RATE);
@@ -101,9 +112,9 @@ fn killed(bench: &Bench, kind: Kind, all: bool, round: usize, figures: &mut Figu
     victims.into_iter().for_each(|pid| signal(pid, Signal::KILL));
     std::thread::sleep(RESTART);
     let restarted = one.proxy.revive();
-    std::thread::sleep(AFTER / 2);
+    std::thread::sleep(RECOVERY);
     let samples = load.stop();
-    let case = if all { "kill -9 of all processes" } else { "kill -9 of the worker" };
+    let case = if all { ALL } else { WORKER };
     add(figures, case, &one, &samples, began);
     let answers = samples.iter().max_by_key(|s| s.start).and_then(|s| s.result.clone().ok());
     let kept = answers.as_deref() == Some("b");
@@ -111,7 +122,7 @@ fn killed(bench: &Bench, kind: Kind, all: bool, round: usize, figures: &mut Figu
     figures.add(case, name, "ms until all is well", recovery(&samples, began).as_secs_f64() * 1e3);
     figures.add(case, name, "had to be started again", f64::from(u8::from(restarted)));
     figures.add(case, name, "the flip is forgotten", f64::from(u8::from(!kept)));
-    assert!(answers.is_some(), "{name}, round {round}: it has not recovered");
+    assert!(answers.is_some(), "{name}: it has not recovered");
 }
 
 /// From an instant to the begin of the first answer after the last failure; nothing if none failed.

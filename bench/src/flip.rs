@@ -17,13 +17,17 @@ const FLIPS: usize = 10;
 
 /// How long nothing else is done after a flip. Whoever has not taken it over by then, has the rest of
 /// the time counted as what it took.
-const AFTER: Duration = Duration::from_millis(250);
+const AFTER: Duration = Duration::from_millis(200);
 
 /// Requests a second meanwhile.
 const RATE: u32 = 4000;
 
 /// Flips without load, for the time that one takes.
 const ALONE: usize = 200;
+
+/// The cases.
+pub const UNDER_LOAD: &str = "a flip under load";
+const ALONE_CASE: &str = "a flip without load";
 
 /// Measures.
 pub fn run(bench: &Bench) {
@@ -51,7 +55,7 @@ pub fn release(n: usize) -> &'static str {
 }
 
 fn round(one: &mut Running, figures: &mut Figures) {
-    let case = "a flip under load";
+    let case = UNDER_LOAD;
     let name = one.kind.name();
     let load = Load::start(one.proxy.port(), RATE);
     std::thread::sleep(AFTER);
@@ -107,8 +111,6 @@ impl Seen {
         }
     }
 }
-
-const ALONE_CASE: &str = "a flip without load";
 
 /// The time of flips while there is nothing else to do.
 fn alone(one: &mut Running, figures: &mut Figures) {

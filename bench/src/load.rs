@@ -26,7 +26,7 @@ impl Load {
         let stop = Arc::new(AtomicBool::new(false));
         let every = Duration::from_secs(1) * CLIENTS / rate;
         let client = |n: u32| {
-            let (stop, keeps) = (stop.clone(), n % 2 == 0);
+            let (stop, keeps) = (stop.clone(), n.is_multiple_of(2));
             std::thread::spawn(move || client(port, keeps, every, every * n / CLIENTS, &stop))
         };
         let threads = (0..CLIENTS).map(client).collect();

@@ -20,6 +20,7 @@ mod results;
 mod scale;
 mod stats;
 mod steady;
+mod summary;
 mod websockets;
 mod wrk;
 
@@ -32,6 +33,7 @@ use shunt_tests::build::Build;
 
 use crate::bench::Bench;
 use crate::contender::Kind;
+use crate::results::Folder;
 
 /// Measures what Shunt costs, and what other ways to do the same cost.
 #[derive(Debug, Parser)]
@@ -66,13 +68,21 @@ enum Table {
     Scale,
     /// The helper: a deploy beside what it waits for, at rest, and to watch.
     Helper,
+    /// All of them.
+    All,
+    /// Puts a table of the results into the README.
+    Readme {
+        /// The README.
+        #[arg(default_value = "README.md")]
+        readme: PathBuf,
+    },
 }
 
 /// Above this, something else runs on the machine.
 const BUSY: f64 = 0.1;
 
-/// Prepares the machine, and says what it is.
-fn prepare(args: &Args) -> Bench {
+/// Where results go, with what is said of the machine in each.
+fn folder(args: &Args) -> Folder {
     let busy = machine::busy();
     if busy > BUSY {
         println!(
@@ -80,28 +90,40 @@ fn prepare(args: &Args) -> Bench {
             busy * 1e2
         );
     }
-    let build = Build::debian();
+    let machine = format!(
+        "{}, {:.0} % busy before; {}",
+        machine::describe(),
+        busy * 1e2,
+        contender::versions()
+    );
+    println!("{machine}");
+    Folder::new(&args.results, machine)
+}
+
+/// Prepares the machine.
+fn prepare(args: &Args) -> Bench {
+    let folder = folder(args);
     let cores = machine::Cores::divide();
     if !cores.apart {
         println!("this process has one core: proxy, load and application share it");
     }
-    let machine = format!(
-        "{}, {:.0} % busy before; NGINX {}",
-        machine::describe(),
-        busy * 1e2,
-        build.version
-    );
-    println!("{machine}");
     let kinds = if args.only.is_empty() { &Kind::ALL[..] } else { &args.only };
-    let folder = results::Folder::new(&args.results, machine);
-    Bench { build, cores, files: machine::allow_files(), folder, kinds: Kind::installed(kinds) }
+    let kinds = Kind::installed(kinds);
+    Bench { build: Build::debian(), cores, files: machine::allow_files(), folder, kinds }
 }
 
 fn main() -> ExitCode {
     let args = Args::parse();
     let began = Instant::now();
     match &args.table {
-        Table::Instructions(args) => return instructions::run(args),
+        Table::Instructions(of) => return instructions::run(of, || folder(&args)),
+        Table::Readme { readme } => {
+            if let Err(error) = summary::write(&args.results, readme) {
+                eprintln!("shunt-bench: {error}");
+                return ExitCode::FAILURE;
+            }
+            return ExitCode::SUCCESS;
+        }
         Table::Steady => steady::run(&prepare(&args)),
         Table::Flip => flip::run(&prepare(&args)),
         Table::Flips => flips::run(&prepare(&args)),
@@ -109,6 +131,22 @@ fn main() -> ExitCode {
         Table::Faults => faults::run(&prepare(&args)),
         Table::Scale => scale::run(&prepare(&args)),
         Table::Helper => helper::run(&prepare(&args)),
+        Table::All => {
+            let bench = prepare(&args);
+            for run in [
+                steady::run,
+                flip::run,
+                flips::run,
+                websockets::run,
+                faults::run,
+                scale::run,
+                helper::run,
+            ] {
+                let began = Instant::now();
+                run(&bench);
+                println!("that took {:.0} s", began.elapsed().as_secs_f64());
+            }
+        }
     }
     println!("it took {:.0} s", began.elapsed().as_secs_f64());
     ExitCode::SUCCESS

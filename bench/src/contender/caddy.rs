@@ -7,13 +7,13 @@ use shunt_tests::free_port;
 use tempfile::TempDir;
 
 use super::supervised::Supervised;
-use super::{Contender, KEPT, Setup};
+use super::{Contender, KEPT, Releases, Setup};
 use crate::http;
 
 /// It, running.
 pub struct Caddy {
     program: Supervised,
-    releases: Vec<(String, String)>,
+    releases: Releases,
     active: String,
     fallback: bool,
 }
@@ -23,7 +23,7 @@ impl Caddy {
     pub fn start(setup: &Setup) -> Self {
         let folder = TempDir::new().expect("a folder");
         let port = free_port();
-        let (active, address) = setup.releases[0].clone();
+        let (active, address) = setup.releases.first();
         let keep_alive = match setup.keepalive {
             true => json!({ "enabled": true, "max_idle_conns_per_host": KEPT }),
             false => json!({ "enabled": false }),
@@ -62,13 +62,11 @@ impl Caddy {
         let command = command.chain([file.display().to_string()]).collect();
         let program = Supervised::start(command, folder, port, setup.cores);
         let (releases, fallback) = (setup.releases.clone(), setup.fallback);
-        Self { program, releases, active, fallback }
+        Self { program, releases, active: active.to_owned(), fallback }
     }
 
     fn upstream(&self, release: &str) -> Result<Value, String> {
-        let found = self.releases.iter().find(|(name, _)| name == release);
-        let (_, address) = found.ok_or_else(|| format!("no release {release}"))?;
-        Ok(json!({ "dial": address }))
+        Ok(json!({ "dial": self.releases.address(release)? }))
     }
 }
 

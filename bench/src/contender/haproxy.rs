@@ -27,7 +27,7 @@ impl Haproxy {
             let state = if n == 0 { "" } else { "disabled" };
             format!("    server {name} {address} pool-max-conn {KEPT} {state}\n")
         };
-        let servers: String = setup.releases.iter().enumerate().map(server).collect();
+        let servers: String = setup.releases.0.iter().enumerate().map(server).collect();
         let configuration = format!(
             "global\n    nbthread 1\n    maxconn 8000\n    stats socket {}/admin.sock mode 600 level admin\n\
              defaults\n    mode http\n    timeout connect 5s\n    timeout client 1m\n    timeout server 1m\n    \
@@ -41,7 +41,7 @@ impl Haproxy {
         let command = ["haproxy", "-W", "-f"].map(ToOwned::to_owned).into_iter();
         let command = command.chain([file.display().to_string()]).collect();
         let program = Supervised::start(command, folder, port, setup.cores);
-        Self { program, active: setup.releases[0].0.clone() }
+        Self { program, active: setup.releases.first().0.to_owned() }
     }
 
     /// A line to the runtime API; an answer that is not empty is a refusal.

@@ -5,7 +5,7 @@ use std::fs;
 use tempfile::TempDir;
 
 use super::nginx::{Proxy, keepalive};
-use super::{Contender, Setup};
+use super::{Contender, Releases, Setup};
 use crate::http;
 
 /// The files of Debian's packages that it needs.
@@ -20,7 +20,7 @@ const ROUTE: &str = include_str!("route.lua");
 /// It, running.
 pub struct Lua {
     proxy: Proxy,
-    releases: Vec<(String, String)>,
+    releases: Releases,
     /// Its program is here.
     _folder: TempDir,
 }
@@ -45,7 +45,7 @@ impl Lua {
                  location /flip/ {{ content_by_lua_block {{ require('route').flip() }} }}
              }}",
             folder.path().display(),
-            setup.releases[0].1,
+            setup.releases.first().1,
             keepalive(setup),
         );
         let main = format!("load_module {}; load_module {};", FILES[0], FILES[1]);
@@ -60,8 +60,7 @@ impl Contender for Lua {
     }
 
     fn flip(&mut self, release: &str) -> Result<(), String> {
-        let found = self.releases.iter().find(|(name, _)| name == release);
-        let (_, address) = found.ok_or_else(|| format!("no release {release}"))?;
+        let address = self.releases.address(release)?;
         let socket = self.proxy.nginx.path("flip.sock");
         http::change(&socket, "POST", &format!("/flip/{address}"), &[], b"")
     }

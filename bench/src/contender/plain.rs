@@ -10,7 +10,7 @@ impl Plain {
     /// Starts it.
     pub fn start(setup: &Setup) -> Self {
         let upstream =
-            format!("upstream web {{ server {}; {} }}", setup.releases[0].1, keepalive(setup));
+            format!("upstream web {{ server {}; {} }}", setup.releases.first().1, keepalive(setup));
         Self(Proxy::start(setup, false, "", &upstream))
     }
 }

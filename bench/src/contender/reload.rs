@@ -7,13 +7,13 @@ use std::process::Command;
 use tempfile::TempDir;
 
 use super::nginx::{Proxy, keepalive};
-use super::{Contender, Setup};
+use super::{Contender, Releases, Setup};
 
 /// It, running.
 pub struct Reload {
     proxy: Proxy,
     program: PathBuf,
-    releases: Vec<(String, String)>,
+    releases: Releases,
     active: String,
     keepalive: String,
     fallback: bool,
@@ -25,24 +25,19 @@ impl Reload {
     /// Starts it.
     pub fn start(setup: &Setup) -> Self {
         let folder = TempDir::new().expect("a folder");
-        let (active, address) = setup.releases[0].clone();
+        let (active, address) = setup.releases.first();
         let keepalive = keepalive(setup);
-        write(folder.path(), &upstream(&address, None, &keepalive)).expect("its folder");
+        write(folder.path(), &upstream(address, None, &keepalive)).expect("its folder");
         let include = format!("include {};", file(folder.path()).display());
         Self {
             proxy: Proxy::start(setup, false, "", &include),
             program: setup.build.nginx.clone(),
             releases: setup.releases.clone(),
-            active,
+            active: active.to_owned(),
             keepalive,
             fallback: setup.fallback,
             folder,
         }
-    }
-
-    fn address(&self, release: &str) -> Result<&str, String> {
-        let found = self.releases.iter().find(|(name, _)| name == release);
-        found.map(|(_, address)| address.as_str()).ok_or_else(|| format!("no release {release}"))
     }
 }
 
@@ -68,8 +63,8 @@ impl Contender for Reload {
     }
 
     fn flip(&mut self, release: &str) -> Result<(), String> {
-        let before = if self.fallback { Some(self.address(&self.active)?) } else { None };
-        let text = upstream(self.address(release)?, before, &self.keepalive);
+        let before = if self.fallback { Some(self.releases.address(&self.active)?) } else { None };
+        let text = upstream(self.releases.address(release)?, before, &self.keepalive);
         write(self.folder.path(), &text).map_err(|e| e.to_string())?;
         let nginx = &self.proxy.nginx;
         let output = Command::new(&self.program)

@@ -12,6 +12,7 @@ impl Shunt {
     pub fn start(setup: &Setup, state: bool) -> Self {
         let releases: String = setup
             .releases
+            .0
             .iter()
             .map(|(name, address)| format!("shunt_release {name} {address};\n"))
             .collect();
