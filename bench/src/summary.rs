@@ -27,7 +27,7 @@ const fn sum(what: &'static str, of: (&'static str, &'static str, &'static str))
     Row { what, of, sum: true }
 }
 
-const ROWS: [Row; 17] = [
+const ROWS: [Row; 19] = [
     median("requests a second ÷ a plain upstream's", ("steady", steady::KEPT, "÷ plain")),
     median("processor time of a request, µs", ("steady", steady::KEPT, "µs CPU/request")),
     median("a flip returns after, ms", ("flip", flip::UNDER_LOAD, "returns, ms")),
@@ -50,7 +50,9 @@ const ROWS: [Row; 17] = [
     ),
     median("processes afterwards", ("websockets", websockets::CASE, "processes after")),
     sum("the new release is dead: failed requests in 2 s", ("faults", faults::DEAD, "failed")),
+    median("the longest answer then, ms", ("faults", faults::DEAD, "longest, ms")),
     sum("it dies 1 s after the flip: failed requests in 1 s", ("faults", faults::DYING, "failed")),
+    median("the longest answer then, ms", ("faults", faults::DYING, "longest, ms")),
     sum(
         "`kill -9` of the worker, three times: failed requests",
         ("faults", faults::WORKER, "failed"),

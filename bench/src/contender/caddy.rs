@@ -1,4 +1,5 @@
-//! Caddy, with its admin API on a unix socket.
+//! Caddy, with its admin API on a unix socket. What the API has changed is there again after a restart,
+//! as Debian's `caddy-api.service` has it.
 
 use std::fs;
 
@@ -51,14 +52,13 @@ impl Caddy {
             "admin": {
                 "listen": format!("unix/{}", socket.display()),
                 "origins": ["test"],
-                "config": { "persist": false },
             },
             "logging": { "logs": { "default": { "level": "ERROR" } } },
             "apps": { "http": { "servers": { "web": server } } },
         });
         let file = folder.path().join("caddy.json");
         fs::write(&file, configuration.to_string()).expect("its folder");
-        let command = ["caddy", "run", "--config"].map(ToOwned::to_owned).into_iter();
+        let command = ["caddy", "run", "--resume", "--config"].map(ToOwned::to_owned).into_iter();
         let command = command.chain([file.display().to_string()]).collect();
         let program = Supervised::start(command, folder, port, setup.cores);
         let (releases, fallback) = (setup.releases.clone(), setup.fallback);

@@ -1,8 +1,10 @@
-//! HAProxy, with its runtime API on a unix socket. It runs as a master with a worker, as Debian has it.
+//! HAProxy, with its runtime API on a unix socket. A map says which backend requests go to, and there is a
+//! backend for each release. It runs as a master with a worker, as Debian has it.
 
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
 
 use shunt_tests::free_port;
 use tempfile::TempDir;
@@ -11,42 +13,24 @@ use super::supervised::Supervised;
 use super::{Contender, KEPT, Setup};
 
 /// It, running.
-pub struct Haproxy {
-    program: Supervised,
-    active: String,
-}
+pub struct Haproxy(Supervised);
 
 impl Haproxy {
-    /// Starts it. What cannot be reached is tried again; there is no other release to try it at, as
-    /// one that is drained gets no request.
+    /// Starts it.
     pub fn start(setup: &Setup) -> Self {
         let folder = TempDir::new().expect("a folder");
         let port = free_port();
-        let close = if setup.keepalive { "" } else { "option http-server-close" };
-        let server = |(n, (name, address)): (usize, &(String, String))| {
-            let state = if n == 0 { "" } else { "disabled" };
-            format!("    server {name} {address} pool-max-conn {KEPT} {state}\n")
-        };
-        let servers: String = setup.releases.0.iter().enumerate().map(server).collect();
-        let configuration = format!(
-            "global\n    nbthread 1\n    maxconn 8000\n    stats socket {}/admin.sock mode 600 level admin\n\
-             defaults\n    mode http\n    timeout connect 5s\n    timeout client 1m\n    timeout server 1m\n    \
-             timeout tunnel 1h\n    option redispatch\n    {close}\n\
-             frontend http\n    bind 127.0.0.1:{port} backlog 8192\n    default_backend web\n\
-             backend web\n{servers}",
-            folder.path().display(),
-        );
         let file = folder.path().join("haproxy.cfg");
-        fs::write(&file, configuration).expect("its folder");
+        fs::write(&file, configuration(setup, folder.path(), port)).expect("its folder");
+        write_map(folder.path(), setup.releases.first().0).expect("its folder");
         let command = ["haproxy", "-W", "-f"].map(ToOwned::to_owned).into_iter();
         let command = command.chain([file.display().to_string()]).collect();
-        let program = Supervised::start(command, folder, port, setup.cores);
-        Self { program, active: setup.releases.first().0.to_owned() }
+        Self(Supervised::start(command, folder, port, setup.cores))
     }
 
     /// A line to the runtime API; an answer that is not empty is a refusal.
     fn say(&self, line: &str) -> Result<(), String> {
-        let socket = self.program.folder.path().join("admin.sock");
+        let socket = self.0.folder.path().join("admin.sock");
         let answer = UnixStream::connect(socket).and_then(|mut stream| {
             stream.write_all(format!("{line}\n").as_bytes())?;
             let mut answer = String::new();
@@ -60,30 +44,64 @@ impl Haproxy {
     }
 }
 
+fn map(folder: &Path) -> PathBuf {
+    folder.join("active.map")
+}
+
+/// For the next start: the runtime API does not write it.
+fn write_map(folder: &Path, release: &str) -> std::io::Result<()> {
+    let new = folder.join("active.new");
+    fs::write(&new, format!("web {release}\n"))?;
+    fs::rename(new, map(folder))
+}
+
+fn configuration(setup: &Setup, folder: &Path, port: u16) -> String {
+    let close = if setup.keepalive { "" } else { "option http-server-close" };
+    // What cannot be reached is taken for down at once, and the request tried again elsewhere.
+    let watched = "check inter 500ms fall 1 observe layer4 error-limit 1 on-error mark-down";
+    let server = |(name, address): &(String, String), of: &str| match (setup.fallback, name == of) {
+        (false, true) => format!("    server {name} {address} pool-max-conn {KEPT}\n"),
+        (true, true) => format!("    server {name} {address} pool-max-conn {KEPT} {watched}\n"),
+        (true, false) => format!("    server {name} {address} pool-max-conn {KEPT} backup\n"),
+        (false, false) => String::new(),
+    };
+    let releases = &setup.releases.0;
+    let backend = |(name, _): &(String, String)| {
+        let servers: String = releases.iter().map(|release| server(release, name)).collect();
+        format!("backend {name}\n{servers}")
+    };
+    let backends: String = releases.iter().map(backend).collect();
+    format!(
+        "global\n    nbthread 1\n    maxconn 8000\n    stats socket {}/admin.sock mode 600 level admin\n\
+         defaults\n    mode http\n    timeout connect 5s\n    timeout client 1m\n    timeout server 1m\n    \
+         timeout tunnel 1h\n    option redispatch 1\n    {close}\n\
+         frontend http\n    bind 127.0.0.1:{port} backlog 8192\n    \
+         use_backend %[str(web),map({})]\n{backends}",
+        folder.display(),
+        map(folder).display(),
+    )
+}
+
 impl Contender for Haproxy {
     fn port(&self) -> u16 {
-        self.program.port
+        self.0.port
     }
 
     fn flip(&mut self, release: &str) -> Result<(), String> {
-        let before = std::mem::replace(&mut self.active, release.to_owned());
-        if before == release {
-            return self.say(&format!("set server web/{release} state ready"));
-        }
-        self.say(&format!(
-            "set server web/{release} state ready; set server web/{before} state drain"
-        ))
+        let folder = self.0.folder.path();
+        self.say(&format!("set map {} web {release}", map(folder).display()))?;
+        write_map(folder, release).map_err(|e| e.to_string())
     }
 
     fn pids(&self) -> Vec<u32> {
-        self.program.pids()
+        self.0.pids()
     }
 
     fn worker(&self) -> u32 {
-        *self.program.pids().get(1).expect("the master has a worker")
+        *self.0.pids().get(1).expect("the master has a worker")
     }
 
     fn revive(&mut self) -> bool {
-        self.program.revive()
+        self.0.revive()
     }
 }
