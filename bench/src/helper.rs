@@ -131,22 +131,19 @@ fn application_alone(daemon: &Daemon) -> (f64, f64) {
 
 fn at_rest(daemon: &Daemon, figures: &mut Figures) {
     let case = "shuntd at rest";
+    let who = format!("{APPLICATIONS} applications");
     let pid = daemon.pid();
-    let mut look = |who: &str| {
-        let (time, woken) = (ProcessorTime::of(&[pid]), wake_ups(pid));
-        std::thread::sleep(REST);
-        let used = ProcessorTime::of(&[pid]).since(&time).as_secs_f64() / REST.as_secs_f64();
-        let woken = (wake_ups(pid) - woken) as f64 / REST.as_secs_f64();
-        figures.add(case, who, "MB", memory(&[pid]) as f64 / 1e6);
-        figures.add(case, who, "% of a core", used * 1e2);
-        figures.add(case, who, "wake-ups/s of its first thread", woken);
-    };
-    look("1 application");
     for n in 1..APPLICATIONS {
         daemon.add(&name(n));
         let _ = deploy(daemon, &name(n), "v1");
     }
-    look(&format!("{APPLICATIONS} applications"));
+    let (time, woken) = (ProcessorTime::of(&[pid]), wake_ups(pid));
+    std::thread::sleep(REST);
+    let used = ProcessorTime::of(&[pid]).since(&time).as_secs_f64() / REST.as_secs_f64();
+    let woken = (wake_ups(pid) - woken) as f64 / REST.as_secs_f64();
+    figures.add(case, &who, "MB", memory(&[pid]) as f64 / 1e6);
+    figures.add(case, &who, "% of a core", used * 1e2);
+    figures.add(case, &who, "wake-ups/s of its first thread", woken);
 }
 
 /// The highest rate that `shunt watch` keeps up with.

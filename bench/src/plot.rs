@@ -5,7 +5,7 @@ use std::path::Path;
 
 use plotters::prelude::*;
 
-use crate::results::Curves;
+use crate::results::{Curves, number};
 
 /// Its size, in pixels.
 const SIZE: (u32, u32) = (720, 420);
@@ -39,13 +39,22 @@ pub fn draw(curves: &Curves, path: &Path) -> Result<(), Box<dyn Error>> {
     let mut chart = ChartBuilder::on(&area)
         .caption(curves.title, ("sans-serif", 18))
         .margin(12)
+        .margin_right(32)
         .x_label_area_size(42)
         .y_label_area_size(64)
         .build_cartesian_2d(
             (left..right.max(left * 2.0)).log_scale(),
             0.0..top.max(f64::EPSILON),
         )?;
-    chart.configure_mesh().x_desc(curves.x).y_desc(curves.y).light_line_style(WHITE).draw()?;
+    let label = |value: &f64| number(*value);
+    chart
+        .configure_mesh()
+        .x_label_formatter(&label)
+        .y_label_formatter(&label)
+        .x_desc(curves.x)
+        .y_desc(curves.y)
+        .light_line_style(WHITE)
+        .draw()?;
     for (line, colour) in curves.lines.iter().zip(COLOURS.iter().cycle()) {
         let legend = move |(x, y)| PathElement::new(vec![(x, y), (x + 18, y)], *colour);
         chart

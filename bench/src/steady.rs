@@ -11,8 +11,8 @@ use crate::results::Figures;
 use crate::wrk::Wrk;
 
 /// Rounds, in each of which all take turns, and how long each has.
-const ROUNDS: usize = 5;
-const TIME: Duration = Duration::from_secs(2);
+const ROUNDS: usize = 7;
+const TIME: Duration = Duration::from_secs(1);
 
 /// Clients, each of which waits for its answer before it asks again.
 const CONNECTIONS: usize = 32;

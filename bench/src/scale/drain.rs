@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use shunt_api::Upstream;
 use shunt_tests::client::Connection;
+use shunt_tests::nginx::Nginx;
 use shunt_tests::until;
 
 use super::COMMAND;
@@ -20,6 +21,9 @@ const CONNECTIONS: [usize; 4] = [10, 100, 1000, 10_000];
 
 /// Files that NGINX and this process need beside them.
 const OTHERS: u64 = 200;
+
+/// Files that it may have more at the end than at the begin: connections to the API.
+const OWN_FILES: usize = 8;
 
 /// Connections of a worker: to the client, and to the application.
 const EACH: usize = 20_000;
@@ -53,6 +57,7 @@ fn measure(bench: &Bench, address: &str, connections: usize, curves: &mut Curves
     let mut nginx = size.prepare(bench, 2);
     nginx.set_connections(EACH);
     bench.cores.as_proxy(|| nginx.run());
+    let before = files(&nginx);
     let streams: Vec<TcpStream> = (0..connections).map(|_| begin(nginx.port)).collect();
     until("all are in flight", || {
         let in_flight = nginx.admin().in_flight("u0", "r0").requests;
@@ -71,28 +76,24 @@ fn measure(bench: &Bench, address: &str, connections: usize, curves: &mut Curves
         let target = "/v1/upstreams/u0?wait=drained&release=r0&timeout=60s";
         (admin.ask("GET", target, &[], b""), Instant::now())
     });
-    let closing = Instant::now();
     drop(streams);
     let closed = Instant::now();
-    // NGINX has to close them, too. What is of interest is what comes after that.
-    let reader = nginx.admin();
-    let mut seen = closed;
-    until("none is in flight", || {
-        let asked = Instant::now();
-        let left = reader.in_flight("u0", "r0").requests;
-        if left > 0 {
-            seen = asked;
-        }
-        (left == 0).then_some(())
-    });
+    // NGINX has to close them, too, at both ends. That is seen from outside, without asking it.
+    until("NGINX has closed them", || (files(&nginx) <= before + OWN_FILES).then_some(()));
+    let gone = Instant::now();
     let (answer, told) = wait.join().expect("an answer");
     let state: Upstream = serde_json::from_slice(&answer.body).expect("an upstream");
     let left = state.release("r0").map(|release| release.in_flight.requests);
     assert_eq!((answer.status, left), (200, Some(0)), "it has drained");
-    let ms = |from: Instant| told.saturating_duration_since(from).as_secs_f64() * 1e3;
-    curves.add("drained, after the first client has gone", x, ms(closing));
-    curves.add("drained, after the last client has gone", x, ms(closed));
-    curves.add("drained, after one was last seen in flight", x, ms(seen));
+    let ms = |at: Instant| at.saturating_duration_since(closed).as_secs_f64() * 1e3;
+    curves.add("NGINX has closed them, after the last client has gone", x, ms(gone));
+    curves.add("the API says that it is drained, after the same", x, ms(told));
+}
+
+/// How many files the workers have open.
+fn files(nginx: &Nginx) -> usize {
+    let of = |pid: &u32| std::fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count);
+    nginx.workers().iter().map(of).sum()
 }
 
 /// A request that is not answered while all this lasts.

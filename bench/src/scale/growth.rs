@@ -40,20 +40,30 @@ struct Switching {
 /// Against the number of upstreams.
 pub fn of_upstreams(bench: &Bench) {
     let sizes = UPSTREAMS.map(|n| (n, n, 2));
-    measure(bench, &sizes, "upstreams", ["switch-upstreams", "request-upstreams"]);
+    measure(
+        bench,
+        &sizes,
+        "upstreams",
+        ["switch-upstreams", "switch-upstreams-state", "request-upstreams"],
+    );
 }
 
 /// Against the number of releases.
 pub fn of_releases(bench: &Bench) {
     let sizes = RELEASES.map(|n| (n, 1, n));
-    measure(bench, &sizes, "releases", ["switch-releases", "request-releases"]);
+    measure(
+        bench,
+        &sizes,
+        "releases",
+        ["switch-releases", "switch-releases-state", "request-releases"],
+    );
 }
 
 fn measure(
     bench: &Bench,
     sizes: &[(usize, usize, usize)],
     x: &'static str,
-    [switch, request]: [&'static str; 2],
+    [switch, state, request]: [&'static str; 3],
 ) {
     let application = Application::start(&bench.build, "a");
     let address = application.address();
@@ -68,8 +78,11 @@ fn measure(
         without: start(upstreams, releases, WITHOUT),
     };
     let mut sites: Vec<Site> = sizes.iter().map(site).collect();
-    let (title, y) = ("Time of a switch, reply included", "ms, median of 100");
+    let (title, y) =
+        ("Time of a switch, reply included, without a state file", "ms, median of 100");
     let mut switches = Curves { name: switch, title, x, y, lines: Vec::new() };
+    let title = "Time of a switch, reply included, with a state file";
+    let mut written = Curves { name: state, title, x, y, lines: Vec::new() };
     let (title, y) = ("Processor time of a proxied request", "µs");
     let mut requests = Curves { name: request, title, x, y, lines: Vec::new() };
     for _ in 0..ROUNDS {
@@ -77,13 +90,14 @@ fn measure(
             let x = site.x as f64;
             // With one release there is nothing to switch to.
             if site.with.releases > 1 {
-                switches.add("with a state file", x, switch_time(&mut site.with));
-                switches.add("without", x, switch_time(&mut site.without));
+                written.add("a switch", x, switch_time(&mut site.with));
+                switches.add("a switch", x, switch_time(&mut site.without));
             }
             requests.add("a request", x, request_time(&site.without.nginx));
         }
     }
     switches.finish(COMMAND, &bench.folder);
+    written.finish(COMMAND, &bench.folder);
     requests.finish(COMMAND, &bench.folder);
 }
 
