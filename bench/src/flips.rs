@@ -102,6 +102,7 @@ fn add(
 ) {
     let name = one.kind.name();
     figures.add(case, name, "flips", *flips as f64);
+    figures.add(case, name, "flips/s", *flips as f64 / measured.seconds);
     figures.add(case, name, "failed", measured.failures);
     figures.add(case, name, "requests/s ÷ without flips", measured.rate() / quiet.rate());
     figures.add(case, name, "p99 ÷ without flips", measured.p99 / quiet.p99);
@@ -121,12 +122,10 @@ fn many(one: &mut Running, figures: &mut Figures) {
         one.flip(release(flips));
         flips += 1;
     }
-    let seconds = began.elapsed().as_secs_f64();
     let measured = load.stop();
     arrived(one, release(flips - 1));
     let after = (one.proxy.pids().len(), memory(&one.proxy.pids()));
     add(figures, case, one, &(measured, flips), &quiet);
-    figures.add(case, name, "flips/s", flips as f64 / seconds);
     figures.add(case, name, "processes before", before.0 as f64);
     figures.add(case, name, "processes after", after.0 as f64);
     figures.add(case, name, "MB before", before.1 as f64 / 1e6);

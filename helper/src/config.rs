@@ -31,7 +31,7 @@ pub use http::{Header, Headers, Host, Http, Path as HttpPath, Pattern, Statuses}
 pub use mistake::{Mistake, Mistakes};
 pub use preview::Preview;
 pub use read::{File, folder, load};
-pub use run::{Run, Runner, Slot, Units};
+pub use run::{Docker, Pull, Run, Runner, Slot, Units};
 pub use strategy::{Hold, Strategy};
 pub use warm_up::WarmUp;
 

@@ -1,11 +1,22 @@
 //! Files that others have put where they are: no pipe is waited for, and no more is read than there
-//! should be.
+//! should be. And what takes long with files holds up nobody else.
 
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
 use rustix::fs::{CWD, Mode, OFlags, openat};
+
+/// Does something with files on a thread that may wait for them: a disk can be slow, and a folder large.
+///
+/// # Errors
+///
+/// What the work says; also when it has panicked.
+pub async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(io::Error::other(error)))
+}
 
 /// Opens a file to read it.
 ///

@@ -1,10 +1,16 @@
 //! A configuration to begin with: the application's file, what NGINX needs for it, and its units.
 
+mod app;
+mod nginx;
+mod units;
+
 use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use shunt_api::{Address, ReleaseName};
+
+use crate::source::image::Image;
 
 /// What starts the application.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -13,6 +19,8 @@ pub enum Runner {
     Process,
     /// systemd, by units that are written, too.
     Systemd,
+    /// Docker's Engine, in containers of an image.
+    Docker,
 }
 
 /// What is asked for.
@@ -22,8 +30,12 @@ pub struct Plan {
     pub name: ReleaseName,
     /// Its folder.
     pub root: PathBuf,
-    /// Program and arguments.
+    /// Program and arguments, if they were named.
     pub command: Vec<String>,
+    /// The image; of the application's name if there is none.
+    pub image: Option<Image>,
+    /// Where it listens in a container, if that is not where it is told to.
+    pub port: Option<u16>,
     /// Its slots.
     pub slots: Vec<Address>,
     /// Its user.
@@ -106,188 +118,12 @@ impl Plan {
         }
     }
 
-    /// Where NGINX's admin API of this application answers.
-    fn api(&self) -> String {
-        format!("unix:/run/shunt-{}.sock", self.name)
-    }
-
-    fn app(&self) -> String {
-        let quoted = |text: &str| toml::Value::from(text).to_string();
-        let list = |texts: Vec<String>| toml::Value::from(texts).to_string();
-        let slots = list(self.slots.iter().map(ToString::to_string).collect());
-        let run = match self.runner {
-            Runner::Process => {
-                let user = match &self.user {
-                    Some(user) => format!("user    = {}\n", quoted(user)),
-                    None => {
-                        "# user  = \"\"                      # else that of shuntd\n".to_owned()
-                    }
-                };
-                format!(
-                    "command = {}         # in the release's folder\nslots   = {slots}\n{user}",
-                    list(self.command.clone())
-                )
-            }
-            Runner::Systemd => format!(
-                "runner = \"systemd\"\nunit   = {}                    # {name}@.service, {name}@.socket\n\
-                 slots  = {slots}\n",
-                quoted(self.name.as_str()),
-                name = self.name,
-            ),
-        };
-        format!(
-            "# Every section and key: docs/configuration.md. After a change: shunt check, then\n\
-             # systemctl reload shuntd.\n\n\
-             name  = {name}\n\
-             root  = {root}                # releases/, current and log/ are made here\n\
-             nginx = {api}    # where shunt_api answers\n\n\
-             [run]\n{run}\n\
-             [health]\n\
-             path = \"/\"                           # better one that knows whether all is well\n\n\
-             # [canary]                           # a share of the requests first, watched\n\
-             # steps = [{{ share = 0.05, time = \"1m\" }}]\n\n\
-             [guard]\n\
-             time = \"30s\"                         # watched when it has all; if it turns bad, switched back\n",
-            name = quoted(self.name.as_str()),
-            root = quoted(&self.root.to_string_lossy()),
-            api = quoted(&self.api()),
-        )
-    }
-
-    fn nginx(&self) -> String {
-        let (name, api) = (&self.name, self.api());
-        format!(
-            r#"# The application "{name}": a switchable upstream. It stands in the http block, as all files in
-# conf.d do. The module is loaded at the top of nginx.conf:
-#     load_module modules/ngx_http_shunt_module.so;
-
-shunt_zone  {name}:1m  state=/var/lib/nginx/shunt/{name}.json;
-
-upstream {name} {{
-    shunt      zone={name};           # a balancing method, if any, goes above this line
-    server     127.0.0.1:1 down;    # until the first deploy; better what serves now, if something does
-    keepalive  32;                  # below it
-}}
-
-# The admin API, which shuntd calls: only root may change something.
-server {{
-    listen {api};
-    access_log off;
-    location / {{ shunt_api write=on; }}
-}}
-
-server {{
-    listen       80;
-    server_name  {name}.example;  # yours
-
-    shunt_hold  {name};             # where new requests wait while it is held
-
-    location / {{
-        proxy_pass          http://{name};
-        proxy_http_version  1.1;
-        proxy_set_header    Connection "";
-        proxy_set_header    Host $host;
-        proxy_set_header    X-Forwarded-For $proxy_add_x_forwarded_for;
-        add_header          X-Release $shunt_release always;
-    }}
-
-    # WebSockets.
-    location /ws {{
-        proxy_pass          http://{name};
-        proxy_http_version  1.1;
-        proxy_set_header    Upgrade $http_upgrade;
-        proxy_set_header    Connection upgrade;
-        proxy_set_header    Host $host;
-    }}
-}}
-"#
-        )
-    }
-
-    fn socket_unit(&self) -> Result<String, InitError> {
-        let name = &self.name;
-        Ok(format!(
-            "# A slot of the application \"{name}\". systemd has the socket, so connections wait while the\n\
-             # process behind it starts or starts again.\n\n\
-             [Unit]\n\
-             Description=Socket of {name} in slot %i\n\n\
-             [Socket]\n\
-             ListenStream={}\n\
-             FileDescriptorName=http\n\
-             # However often the application crashes, its socket stays open.\n\
-             TriggerLimitIntervalSec=0\n\n\
-             [Install]\n\
-             WantedBy=sockets.target\n",
-            self.listen()?
-        ))
-    }
-
-    /// Where a slot listens, with `%i` in place of what they differ in.
-    fn listen(&self) -> Result<String, InitError> {
-        let pattern = |slot: &Address| match slot {
-            Address::Ip(address) => {
-                let text = address.to_string();
-                text.rsplit_once(':').map_or(text.clone(), |(ip, _)| format!("{ip}:%i"))
-            }
-            Address::Unix(path) => {
-                let end = path.extension().map(|e| format!(".{}", e.to_string_lossy()));
-                let folder = path.parent().unwrap_or(Path::new("/")).display().to_string();
-                format!("{}/%i{}", folder.trim_end_matches('/'), end.unwrap_or_default())
-            }
-        };
-        let patterns: Vec<_> = self.slots.iter().map(pattern).collect();
-        match patterns.iter().position(|other| *other != patterns[0]) {
-            None => Ok(patterns[0].clone()),
-            Some(at) => Err(InitError::Slots(self.slots[0].clone(), self.slots[at].clone())),
+    /// Program and arguments.
+    fn program(&self) -> Vec<String> {
+        match self.command.is_empty() {
+            true => vec!["./server".to_owned()],
+            false => self.command.clone(),
         }
-    }
-
-    fn service_unit(&self) -> String {
-        let (name, root) = (&self.name, self.root.display());
-        let program = self.command.first().map_or("", String::as_str);
-        let program = match program.starts_with('/') {
-            true => program.to_owned(),
-            false => format!("{root}/slots/%i/{}", program.trim_start_matches("./")),
-        };
-        // What is special to systemd is said twice (systemd.service(5)).
-        let word = |word: &String| match word.contains([' ', '"', '\'', '\\', '$', '%', ';']) {
-            false => word.clone(),
-            true => {
-                let word = word.replace('\\', "\\\\").replace('"', "\\\"");
-                format!("\"{}\"", word.replace('$', "$$").replace('%', "%%"))
-            }
-        };
-        let words: Vec<_> =
-            [program].into_iter().chain(self.command.iter().skip(1).map(word)).collect();
-        let user = match &self.user {
-            Some(user) => format!("User={user}\n"),
-            None => String::new(),
-        };
-        let port = match self.slots.first() {
-            Some(Address::Ip(_)) => "Environment=PORT=%i\n",
-            _ => "",
-        };
-        format!(
-            "# A release of the application \"{name}\" in a slot. It gets its listening socket as descriptor 3\n\
-             # (sd_listen_fds(3)). slots/ has a link to the release, which is changed only while nothing\n\
-             # runs in the slot.\n\n\
-             [Unit]\n\
-             Description={name} in slot %i\n\
-             Requires={name}@%i.socket\n\
-             After={name}@%i.socket network.target\n\
-             # Without it a crash loop makes systemd close the socket, and connections fail.\n\
-             StartLimitIntervalSec=0\n\n\
-             [Service]\n\
-             # With an application that tells when it is ready: notify.\n\
-             Type=exec\n\
-             {user}WorkingDirectory={root}/slots/%i\n\
-             ExecStart={}\n\
-             {port}Restart=on-failure\n\
-             RestartSec=1\n\
-             # After SIGTERM it may end what it has begun.\n\
-             TimeoutStopSec=30\n",
-            words.join(" ")
-        )
     }
 
     /// What to do with what was written.
@@ -303,7 +139,7 @@ server {{
                 "look at them, then put {name}.toml into {APPS}, {name}.conf into {NGINX}{}",
                 match self.runner {
                     Runner::Systemd => format!(", the units into {UNITS}"),
-                    Runner::Process => String::new(),
+                    Runner::Process | Runner::Docker => String::new(),
                 }
             ));
         }
@@ -322,7 +158,11 @@ server {{
         ));
         next.push("shunt check && systemctl reload shuntd".to_owned());
         next.push(format!("shunt doctor {name}"));
-        next.push(format!("shunt deploy {name} --from ./dist"));
+        next.push(match self.runner {
+            // It is the image's tag, too, unless that stands in the file.
+            Runner::Docker => format!("shunt deploy {name} --release v1"),
+            Runner::Process | Runner::Systemd => format!("shunt deploy {name} --from ./dist"),
+        });
         next
     }
 }
@@ -374,6 +214,8 @@ mod tests {
             name: ReleaseName::new("shop").unwrap(),
             root: "/srv/shop".into(),
             command: vec!["./server".to_owned(), "--greet".to_owned(), "a \"b\" $c 5%".to_owned()],
+            image: None,
+            port: None,
             slots: free_slots(&[]),
             user: None,
             runner,
@@ -397,6 +239,33 @@ mod tests {
         let proposed = files[0].text.replace("# [canary]", "[canary]").replace("# steps", "steps");
         let app = App::parse(&proposed).unwrap_or_else(|e| panic!("{proposed}{e}"));
         assert_eq!((app.canary.unwrap().steps.len(), app.guard.time.as_secs()), (1, 30));
+    }
+
+    #[test]
+    fn containers_are_of_the_image_that_was_named() {
+        use crate::config;
+        let docker = |plan: &Plan| {
+            let text = plan.files(None).unwrap()[0].text.clone();
+            let app = App::parse(&text).unwrap_or_else(|e| panic!("{text}{e}"));
+            let proposed = text.replace("# network", "network").replace("# env", "env");
+            App::parse(&proposed).unwrap_or_else(|e| panic!("{proposed}{e}"));
+            let config::Runner::Docker(docker) = app.run.runner else { panic!("{text}") };
+            (docker, text)
+        };
+        let plan = Plan { command: Vec::new(), ..plan(Runner::Docker) };
+        let (found, text) = docker(&plan);
+        assert_eq!((found.image.to_string().as_str(), found.port), ("shop", None));
+        assert!(found.command.is_none() && text.contains("each deploy names its tag"), "{text}");
+        let last = plan.next(&plan.files(None).unwrap(), true).pop();
+        assert_eq!(last.as_deref(), Some("shunt deploy shop --release v1"));
+        let (image, command) =
+            (Some("r.example/shop:v1".parse().unwrap()), vec!["serve".to_owned()]);
+        let (found, text) = docker(&Plan { image, command, port: Some(8080), ..plan });
+        assert_eq!(
+            (found.image.to_string().as_str(), found.port),
+            ("r.example/shop:v1", Some(8080))
+        );
+        assert!(found.command.is_some() && !text.contains("names its tag"), "{text}");
     }
 
     #[test]

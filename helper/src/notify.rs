@@ -18,8 +18,7 @@ use hyper_util::rt::TokioExecutor;
 use rustls::{ClientConfig, RootCertStore};
 use serde::Serialize;
 use shunt_api::ReleaseName;
-use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
+use tokio::sync::{mpsc, watch};
 
 use crate::clock::Span;
 use crate::config::notify::{Event, Notify};
@@ -65,7 +64,8 @@ struct Webhook {
     events: Vec<Event>,
     name: String,
     queue: mpsc::Sender<Arc<Message>>,
-    task: JoinHandle<()>,
+    /// How many events it is still to be told.
+    left: watch::Sender<usize>,
 }
 
 /// How long is tried to tell a webhook something.
@@ -106,12 +106,9 @@ impl Notifier {
             let (queue, messages) = mpsc::channel(WAITING);
             let post =
                 Post { client: client.clone(), notify: notify.clone(), patience: patience.clone() };
-            Webhook {
-                events: notify.events.clone(),
-                name: notify.url.to_string(),
-                queue,
-                task: tokio::spawn(post.all(messages)),
-            }
+            let left = watch::Sender::new(0);
+            tokio::spawn(post.all(messages, left.clone()));
+            Webhook { events: notify.events.clone(), name: notify.url.to_string(), queue, left }
         };
         Self { hooks: hooks.iter().map(start).collect() }
     }
@@ -121,7 +118,9 @@ impl Notifier {
     pub fn tell(&self, message: Message) {
         let message = Arc::new(message);
         for hook in self.hooks.iter().filter(|hook| hook.events.contains(&message.event)) {
+            hook.left.send_modify(|left| *left += 1);
             if hook.queue.try_send(message.clone()).is_err() {
+                hook.left.send_modify(|left| *left -= 1);
                 log::warning(format_args!(
                     "{}: webhook {} does not keep up and is not told of job {}",
                     message.app, hook.name, message.job
@@ -130,13 +129,22 @@ impl Notifier {
         }
     }
 
-    /// Waits until everybody is told, but no longer than this. Without it, as long as the runtime is
-    /// there the tasks go on by themselves.
-    pub async fn finish(self, limit: Duration) {
-        let tasks: Vec<_> = self.hooks.into_iter().map(|hook| hook.task).collect();
-        let all = futures_util::future::join_all(tasks);
-        // Whoever is not told by then has had the time.
-        let _ = tokio::time::timeout(limit, all).await;
+    /// Waits until everybody is told, but no longer than this; who is not told by then, the log has.
+    /// Without it, as long as the runtime is there the tasks go on by themselves.
+    pub async fn finish(&self, limit: Duration) {
+        let told = self.hooks.iter().map(async |hook| {
+            let mut left = hook.left.subscribe();
+            let all = left.wait_for(|left| *left == 0);
+            if tokio::time::timeout(limit, all).await.is_err() {
+                log::warning(format_args!(
+                    "webhook {} is not told of the last {} events: it was waited for up to {}",
+                    hook.name,
+                    *hook.left.borrow(),
+                    Span(limit)
+                ));
+            }
+        });
+        futures_util::future::join_all(told).await;
     }
 }
 
@@ -178,7 +186,7 @@ struct Failed {
 }
 
 impl Post {
-    async fn all(self, mut messages: mpsc::Receiver<Arc<Message>>) {
+    async fn all(self, mut messages: mpsc::Receiver<Arc<Message>>, left: watch::Sender<usize>) {
         while let Some(message) = messages.recv().await {
             if let Err(why) = self.patiently(&message).await {
                 log::warning(format_args!(
@@ -186,6 +194,7 @@ impl Post {
                     message.app, self.notify.url
                 ));
             }
+            left.send_modify(|left| *left -= 1);
         }
     }
 
@@ -408,6 +417,7 @@ mod tests {
             notifier.tell(message(Event::Done));
         }
         notifier.finish(Duration::from_millis(50)).await;
+        assert!(*notifier.hooks[0].left.borrow() >= WAITING);
         assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
     }
 

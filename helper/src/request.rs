@@ -76,18 +76,35 @@ pub async fn send_for(
     limit: Duration,
     max: usize,
 ) -> Result<Response<Bytes>, RequestError> {
-    let exchange = async {
-        let stream = endpoint::connect(address)
-            .await
-            .map_err(|error| RequestError::Connect { address: address.clone(), error })?;
-        exchange(stream, request, max)
-            .await
-            .map_err(|why| RequestError::Broken { address: address.clone(), why })
-    };
-    match tokio::time::timeout(limit, exchange).await {
+    match tokio::time::timeout(limit, whole(address, request, max)).await {
         Ok(result) => result,
         Err(_) => Err(RequestError::Timeout { address: address.clone(), limit }),
     }
+}
+
+/// As [`send`], for what takes as long as it takes.
+///
+/// # Errors
+///
+/// [`RequestError`].
+pub async fn send_patiently(
+    address: &Address,
+    request: Request<Full<Bytes>>,
+) -> Result<Response<Bytes>, RequestError> {
+    whole(address, request, MAX_ANSWER).await
+}
+
+async fn whole(
+    address: &Address,
+    request: Request<Full<Bytes>>,
+    max: usize,
+) -> Result<Response<Bytes>, RequestError> {
+    let stream = endpoint::connect(address)
+        .await
+        .map_err(|error| RequestError::Connect { address: address.clone(), error })?;
+    exchange(stream, request, max)
+        .await
+        .map_err(|why| RequestError::Broken { address: address.clone(), why })
 }
 
 async fn exchange(

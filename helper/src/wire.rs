@@ -17,7 +17,8 @@ pub struct DeployRequest {
     /// The folder or archive that holds the release, on the daemon's machine; what `[source]` names if
     /// left out.
     pub from: Option<std::path::PathBuf>,
-    /// The branch, tag or commit of `[source] git`.
+    /// The branch, tag or commit of `[source] git`; with the runner `docker` the tag or digest of the
+    /// image, which is the release's name if left out.
     #[serde(rename = "ref")]
     pub reference: Option<String>,
     /// The slot that the release goes to, or that somebody else has put it into; one that is free if
@@ -235,8 +236,9 @@ pub enum What {
         outcome: Outcome,
         /// In one sentence.
         text: String,
-        /// What the old release had in flight when it was stopped at the limit of its drain, and was
-        /// cut off unless the release has answered it while it ended; none if it had nothing.
+        /// What a release had in flight when it was stopped at the limit of its drain, and was cut off
+        /// unless the release has answered it while it ended; none if it had nothing. It is the old
+        /// release, or the new one when that was taken back: the text names it.
         cut: Option<InFlight>,
     },
 }
@@ -301,7 +303,7 @@ pub mod exit {
     pub const SWITCHED_BACK: u8 = 5;
     /// Could not switch back, or which release serves is not known.
     pub const UNCERTAIN: u8 = 6;
-    /// Another job runs.
+    /// Another job runs, or somebody does something by hand.
     pub const LOCKED: u8 = 7;
     /// The daemon or NGINX cannot be reached.
     pub const UNREACHABLE: u8 = 8;
@@ -409,7 +411,7 @@ pub struct SlotStatus {
     pub runs: bool,
     /// Whether that was stopped, but its socket listens: the first connection, or a rollback, starts it.
     pub listens: bool,
-    /// Its process; none of somebody else's.
+    /// Its process; none of a container, and of what is somebody else's.
     pub pid: Option<u32>,
     /// How often it had to be started again.
     pub restarts: u32,

@@ -87,7 +87,8 @@ struct Room {
     next: *mut Room,
 }
 
-/// The rooms of claims that have ended. There are as many as there ever were claims at a time.
+/// The rooms of claims that have ended. There are as many as there ever were claims at a time, until the
+/// worker ends.
 ///
 /// The memory could be had from the request's pool instead. But then that is full sooner, and what
 /// NGINX itself puts there takes it longer.
@@ -103,7 +104,7 @@ impl Rooms {
     #[inline]
     fn take(&self) -> Option<NonNull<Room>> {
         let room = NonNull::new(self.0.get())?;
-        // SAFETY: rooms are never given back to the system.
+        // SAFETY: a room in the list lives: `clear` takes it out first.
         self.0.set(unsafe { (*room.as_ptr()).next });
         Some(room)
     }
@@ -119,10 +120,23 @@ impl Rooms {
     /// Gives one back, which nobody has any more.
     #[inline]
     fn give(&self, room: NonNull<Room>) {
-        // SAFETY: as above.
+        // SAFETY: whoever gives it back had taken it.
         unsafe { (*room.as_ptr()).next = self.0.get() };
         self.0.set(room.as_ptr());
     }
+
+    /// Gives those that nobody has back to the system.
+    fn clear(&self) {
+        while let Some(room) = self.take() {
+            // SAFETY: `take_or_make` made it of a box, and nobody else has it.
+            drop(unsafe { Box::from_raw(room.as_ptr()) });
+        }
+    }
+}
+
+/// Gives back what is kept for claims to come: the worker ends.
+pub fn leave() {
+    ROOMS.clear();
 }
 
 impl Room {

@@ -216,4 +216,5 @@ unsafe extern "C" fn exit_process(cycle: *mut ngx_cycle_t) {
     {
         worker.leave();
     }
+    claim::leave();
 }

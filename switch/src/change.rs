@@ -289,6 +289,9 @@ mod tests {
     use crate::route::Route;
     use proptest::prelude::*;
 
+    /// Fewer in Miri, which is slow.
+    const STEPS: usize = if cfg!(miri) { 12 } else { 60 };
+
     struct Numbers(u64);
 
     impl Supply for Numbers {
@@ -346,7 +349,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_is_changed_the_state_stays_sound(steps in prop::collection::vec(step(), 0..60)) {
+        fn whatever_is_changed_the_state_stays_sound(steps in prop::collection::vec(step(), 0..STEPS)) {
             let mut state = empty();
             let mut numbers = Numbers(10);
             for step in steps {

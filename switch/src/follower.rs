@@ -603,15 +603,17 @@ mod tests {
                 change::set_canary(state, &name("b"), Portion::of_parts(share)).unwrap()
             }
         };
+        // Miri is slow.
+        let (many, some) = if cfg!(miri) { (200, 5) } else { (1000, 100) };
         w.change(canary(5000));
-        let went: Vec<_> = (0..1000).map(|_| w.goes(&mut Plain)).collect();
+        let went: Vec<_> = (0..many).map(|_| w.goes(&mut Plain)).collect();
         let canaries = went.iter().filter(|w| **w == ("b".into(), Reason::Canary)).count();
-        assert!((350..650).contains(&canaries), "{canaries}");
+        assert!((many * 35 / 100..many * 65 / 100).contains(&canaries), "{canaries}");
         assert_eq!(w.goes(&mut Names("a")), ("a".into(), Reason::Preview));
         w.change(canary(10_000));
-        assert!((0..100).all(|_| w.goes(&mut Plain).0 == "b"));
+        assert!((0..some).all(|_| w.goes(&mut Plain).0 == "b"));
         w.change(canary(0));
-        assert!((0..100).all(|_| w.goes(&mut Plain).0 == "a"));
+        assert!((0..some).all(|_| w.goes(&mut Plain).0 == "a"));
         w.change(change::end_canary);
         assert_eq!(w.goes(&mut Names("b")), ("a".into(), Reason::Active), "it drains");
     }

@@ -21,6 +21,7 @@ mod install;
 mod machine;
 mod nginx;
 mod packages;
+mod runner;
 mod shuntd;
 mod steps;
 mod systemd;

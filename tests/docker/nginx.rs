@@ -37,7 +37,10 @@ fn p1_p3_switches_between_two_units_by_the_api_lose_no_request(debian: Debian) {
              echo \"$release $(curl -sS --fail http://server/release)\"
          done"
     ));
-    site.wait_for_requests(ANSWERS);
+    for release in ["v1", "v2"] {
+        site.switch(release);
+        site.wait_for_requests(ANSWERS);
+    }
     let verdict = watch.end();
 
     let answers: Vec<_> = said.lines().collect();

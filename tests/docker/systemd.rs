@@ -119,14 +119,16 @@ fn p8_a_rollback_switches_to_a_socket_at_once_and_connections_wait(debian: Debia
     }
     let watch = site.watch();
     site.wait_for_requests(100);
-    // A machine that has other things to do may be slow, but hardly each time.
-    let times = [("v1", 0), ("v2", 1), ("v1", 0)].map(|(release, slot)| {
+    let mut times = Vec::new();
+    let mut roll_back = |release: &str, slot: usize| {
         let before = pid(&site, UNITS[1 - slot]);
         assert_eq!(active(&site, UNITS[slot]), "inactive");
         let output = std::thread::scope(|scope| {
             let rollback = scope.spawn(|| site.shunt(&["--json", "rollback", "web"]));
-            until("it starts", || (active(&site, UNITS[slot]) == "activating").then_some(()));
-            assert_eq!(site.state("web").active.expect("one").as_str(), release);
+            until("users are on it while it starts", || {
+                let is_on = site.state("web").active.expect("one").as_str() == release;
+                (is_on && active(&site, UNITS[slot]) == "activating").then_some(())
+            });
             assert_eq!(pid(&site, UNITS[1 - slot]), before, "it is there to go back to");
             rollback.join().expect("no panic")
         });
@@ -135,11 +137,18 @@ fn p8_a_rollback_switches_to_a_socket_at_once_and_connections_wait(debian: Debia
         assert_eq!(active(&site, UNITS[1 - slot]), "inactive");
         site.wait_for_requests(100);
         let (switched, healthy) = (output.done("switch"), output.done("health"));
-        assert!(healthy >= switched + 1000, "{output:?}");
-        switched
+        assert!(switched < healthy && healthy >= 1500, "{output:?}");
+        times.push(switched);
+        switched < 100
+    };
+    // A machine that has other things to do may be slow, but hardly each time.
+    roll_back("v1", 0);
+    let fast = (0..3).any(|_| {
+        let there = roll_back("v2", 1);
+        roll_back("v1", 0) || there
     });
     println!("switched after {times:?} ms");
-    assert!(times.iter().any(|ms| *ms < 100), "{times:?}");
+    assert!(fast, "{times:?}");
     // One that does not come up any more is taken back: it fails only whom it has met.
     let verdict = watch.end();
     assert_eq!(verdict.failures, 0, "{verdict:?}");

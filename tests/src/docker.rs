@@ -20,6 +20,7 @@ mod engine;
 pub mod job;
 pub mod program;
 mod reaper;
+pub mod runner;
 pub mod site;
 pub mod watch;
 

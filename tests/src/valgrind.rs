@@ -8,6 +8,9 @@ use std::process::Command;
 /// What marks a line of a stack as the module's: all of it, and nothing else, is Rust.
 const MODULE: [&str; 2] = ["ngx_http_shunt_module", ".rs:"];
 
+/// Where NGINX makes the pool of a connection to a server, which `keepalive` keeps.
+const CONNECTING: &str = " ngx_http_upstream_connect ";
+
 /// The command that NGINX is started under, with a log for each process in this folder.
 #[must_use]
 pub fn command(folder: &Path) -> Vec<String> {
@@ -138,12 +141,14 @@ fn parse(text: &str) -> Vec<Log> {
 }
 
 /// How many blocks more there are in a process than when it was asked before.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Growth {
     /// All of them.
     pub all: i64,
     /// Those that the module takes part in.
     pub module: i64,
+    /// Where the module allocates that of which there is more, or less: valgrind's own words.
+    pub places: Vec<String>,
 }
 
 /// Asks a process that runs what it has allocated, whether it can be reached or not, and compares
@@ -173,19 +178,28 @@ impl Growth {
     /// Reads an answer.
     fn parse(text: &str) -> Self {
         let mut growth = Self::default();
-        let mut record = None;
-        for line in text.lines() {
-            if line.contains(" in loss record ") {
-                let change = delta(line);
-                growth.all += change;
-                record = Some(change);
-            } else if MODULE.iter().any(|m| line.contains(m)) {
-                // Once for each record, whose stack has many lines.
-                growth.module += record.take().unwrap_or(0);
+        // What has no such prefix is how one could suppress a record.
+        let lines: Vec<&str> = text.lines().filter(|line| line.starts_with("==")).collect();
+        for record in lines.split(|line| line.ends_with("== ")) {
+            let Some(head) = record.first().filter(|line| line.contains(" in loss record ")) else {
+                continue;
+            };
+            let change = delta(head);
+            growth.all += change;
+            if change != 0 && is_of_module(record) {
+                growth.module += change;
+                growth.places.push(record.join("\n"));
             }
         }
         growth
     }
+}
+
+/// Whether it is the module that allocates, and not NGINX for a connection that it keeps, though the
+/// module had let its request go on.
+fn is_of_module(record: &[&str]) -> bool {
+    let is_of = |line: &&&str| MODULE.iter().chain(&[CONNECTING]).any(|name| line.contains(name));
+    record.iter().find(is_of).is_some_and(|line| !line.contains(CONNECTING))
 }
 
 /// The change of the blocks in `1,024 (+512) bytes in 2 (+1) blocks are …`.
@@ -257,8 +271,23 @@ mod tests {
 ==7==    by 0x3: new (view.rs:60)
 ==7==    by 0x3: admit (worker.rs:70)
 ==7== 
+{
+   <insert_a_suppression_name_here>
+   fun:ngx_http_shunt_module
+}
+==7== 256 (+256) bytes in 2 (+2) blocks are still reachable in loss record 3 of 3
+==7==    at 0x1: memalign (in vgpreload_memcheck-amd64-linux.so)
+==7==    by 0x2: ngx_create_pool (ngx_palloc.c:23)
+==7==    by 0x3: ngx_http_upstream_connect (ngx_http_upstream.c:1650)
+==7==    by 0x4: ngx_http_shunt_module::hold::look (hold.rs:231)
+==7== 
 ==7== LEAK SUMMARY:
 ";
-        assert_eq!(Growth::parse(text), Growth { all: 1000, module: 1001 });
+        let growth = Growth::parse(text);
+        assert_eq!((growth.all, growth.module), (1002, 1001));
+        let [place] = growth.places.try_into().unwrap();
+        assert!(
+            place.starts_with("==7== 2,048 (+1,024) bytes") && place.ends_with("worker.rs:70)")
+        );
     }
 }

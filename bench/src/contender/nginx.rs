@@ -9,12 +9,13 @@ use crate::machine::Cores;
 /// NGINX with one worker.
 #[derive(Debug)]
 pub struct Proxy {
+    /// It.
     pub nginx: Nginx,
     cores: Cores,
 }
 
 impl Proxy {
-    /// Starts it; `upstream` is what stands in `http` beside the server that proxies to `web`.
+    /// Starts it. `main` is what stands outside of all blocks, `upstream` what stands in `http` beside the server that proxies to `web`.
     pub fn start(setup: &Setup, module: bool, main: &str, upstream: &str) -> Self {
         let http = format!("{upstream}\n{}", server(setup.keepalive));
         let setup_nginx = shunt_tests::nginx::Setup { http, workers: 1 };
@@ -28,19 +29,23 @@ impl Proxy {
         Self { nginx, cores: setup.cores.clone() }
     }
 
+    /// Where it serves.
     pub fn port(&self) -> u16 {
         self.nginx.port
     }
 
+    /// The master and its workers, those of older configurations included.
     pub fn pids(&self) -> Vec<u32> {
         let master = self.nginx.master();
         std::iter::once(master).chain(children(master)).collect()
     }
 
+    /// The worker that takes new connections.
     pub fn worker(&self) -> u32 {
         *self.nginx.workers().first().expect("it has one")
     }
 
+    /// Starts it again if the master has ended; tells whether it had to.
     pub fn revive(&mut self) -> bool {
         let ended = !is_running(self.nginx.master());
         if ended {

@@ -18,6 +18,7 @@ pub struct Supervised {
     child: Child,
     /// Where its files are.
     pub folder: TempDir,
+    /// Where it serves.
     pub port: u16,
 }
 
@@ -44,11 +45,13 @@ impl Supervised {
         });
     }
 
+    /// It, and what it has started.
     pub fn pids(&self) -> Vec<u32> {
         let first = self.child.id();
         std::iter::once(first).chain(children(first)).collect()
     }
 
+    /// Starts it again if it has ended; tells whether it had to.
     pub fn revive(&mut self) -> bool {
         let ended = !is_running(self.child.id());
         if ended {

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::{Request, StatusCode, header};
+use http::{Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
@@ -70,6 +70,16 @@ impl Client {
         self.call("POST", path, body.into()).await
     }
 
+    /// As [`Client::post`], for what takes as long as it takes.
+    ///
+    /// # Errors
+    ///
+    /// [`Failure`].
+    pub async fn post_patiently<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
+        let request = build("POST", path, Bytes::new())?;
+        read(request::send_patiently(&self.socket, request).await)
+    }
+
     /// Sets something.
     ///
     /// # Errors
@@ -109,12 +119,7 @@ impl Client {
             Err(RequestError::Broken { .. }) if method == "GET" => send().await?,
             response => response,
         };
-        let response = response.map_err(|e| Failure::new(exit::UNREACHABLE, unreachable(&e)))?;
-        if response.status().is_success() {
-            return serde_json::from_slice(response.body())
-                .map_err(|e| Failure::new(exit::FAILED, format!("shuntd's answer: {e}")));
-        }
-        Err(refused(response.status(), response.body()))
+        read(response)
     }
 
     /// Follows a job until the daemon ends the stream, calling `each` for every event.
@@ -158,6 +163,18 @@ impl Client {
         driver.abort();
         Ok(())
     }
+}
+
+/// What has come back.
+fn read<T: DeserializeOwned>(
+    response: Result<Response<Bytes>, RequestError>,
+) -> Result<T, Failure> {
+    let response = response.map_err(|e| Failure::new(exit::UNREACHABLE, unreachable(&e)))?;
+    if response.status().is_success() {
+        return serde_json::from_slice(response.body())
+            .map_err(|e| Failure::new(exit::FAILED, format!("shuntd's answer: {e}")));
+    }
+    Err(refused(response.status(), response.body()))
 }
 
 /// What an answer that is no success says.
@@ -206,6 +223,25 @@ fn build(method: &str, path: &str, body: Bytes) -> Result<Request<Full<Bytes>>, 
 mod tests {
     use super::*;
     use axum::Router;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_takes_long_is_waited_for_only_if_it_may() {
+        let tmp = tempfile::tempdir().unwrap();
+        let socket = tmp.path().join("shuntd.sock");
+        let slow = || async {
+            tokio::time::sleep(LIMIT * 100).await;
+            "[]"
+        };
+        let router = Router::new().route("/slow", axum::routing::post(slow).get(slow));
+        let listener = tokio::net::UnixListener::bind(&socket).unwrap();
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        let client = Client::new(&socket);
+        let removed: Vec<u8> = client.post_patiently("/slow").await.unwrap();
+        assert!(removed.is_empty());
+        let failure = client.get::<Vec<u8>>("/slow").await.unwrap_err();
+        assert_eq!(failure.code, exit::UNREACHABLE, "{}", failure.text);
+        assert!(failure.text.contains("within 30s"), "{}", failure.text);
+    }
 
     #[tokio::test]
     async fn a_follower_that_is_refused_is_told_why() {

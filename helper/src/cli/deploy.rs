@@ -19,7 +19,7 @@ pub struct Args {
     /// The folder or archive that holds the release; what `[source]` names if left out.
     #[arg(long)]
     pub from: Option<PathBuf>,
-    /// The branch, tag or commit of `[source] git`.
+    /// The branch, tag or commit of `[source] git`; with runner "docker" the tag or digest of the image.
     #[arg(long = "ref", value_name = "REF", conflicts_with = "from")]
     pub reference: Option<String>,
     /// The slot that the release goes to; with runner "external" the one that it is in. One that is free
@@ -27,7 +27,8 @@ pub struct Args {
     #[arg(long)]
     pub slot: Option<String>,
     /// The release's name; if left out, the time, and with a repository the branch, tag or commit, as
-    /// in 20261124T132440Z-v2.1.0.
+    /// in 20261124T132440Z-v2.1.0. With runner "docker" it is also the image's tag, unless --ref names
+    /// one.
     #[arg(long)]
     pub release: Option<ReleaseName>,
     #[command(flatten)]

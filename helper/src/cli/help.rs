@@ -22,16 +22,17 @@ pub const EXIT_CODES: [(u8, &str); 11] = [
         "could not switch back; or NGINX did not answer the order to switch: which release serves is \
          not known, both run",
     ),
-    (7, "another job runs for this application"),
+    (7, "another job runs for this application, or somebody does something by hand"),
     (8, "shuntd or NGINX cannot be reached"),
     (130, "Ctrl-C; a job goes on in shuntd"),
     (141, "nobody reads the output any more; a job goes on in shuntd"),
 ];
 
 /// Examples, each with what it does; those of a command begin with its name.
-pub const EXAMPLES: [(&str, &str); 39] = [
+pub const EXAMPLES: [(&str, &str); 40] = [
     ("shunt init shop --command ./server --user shop", "write a configuration to begin with"),
     ("shunt init shop --runner systemd --output /tmp/shop", "with units, to look at first"),
+    ("shunt init shop --runner docker --image registry.example/shop --port 8080", "for containers"),
     ("shunt check", "read every application as shuntd does"),
     ("shunt check ./web.toml --json", "one file, for an editor or CI"),
     ("shunt doctor", "what stands in the way of releases without downtime"),

@@ -8,6 +8,7 @@ use shunt_api::{Address, ReleaseName};
 use super::Failure;
 use crate::config;
 use crate::init::{self, Plan, Runner};
+use crate::source::image::Image;
 use crate::wire::exit;
 
 /// What it takes.
@@ -18,9 +19,16 @@ pub struct Args {
     /// Its folder; /srv/NAME if left out.
     #[arg(long)]
     pub root: Option<PathBuf>,
-    /// The program in the release's folder, and its arguments, separated by blanks.
-    #[arg(long, default_value = "./server")]
-    pub command: String,
+    /// The program in the release's folder, and its arguments, separated by blanks; ./server if left
+    /// out. With runner "docker" in place of the image's own.
+    #[arg(long)]
+    pub command: Option<String>,
+    /// The image, with runner "docker"; that of the application's name if left out.
+    #[arg(long)]
+    pub image: Option<Image>,
+    /// The port at which it listens in its container; if left out, it is told by $PORT.
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
+    pub port: Option<u16>,
     /// Where it listens, separated by commas; two ports that no other application has if left out.
     #[arg(long, value_delimiter = ',')]
     pub slots: Vec<Address>,
@@ -80,9 +88,13 @@ fn plan(args: &Args) -> Result<Plan, String> {
     if !root.is_absolute() {
         return Err("--root must be an absolute path, as in /srv/web".to_owned());
     }
-    let command: Vec<_> = args.command.split_whitespace().map(ToOwned::to_owned).collect();
-    if command.is_empty() {
+    let words = args.command.as_deref().unwrap_or_default().split_whitespace();
+    let command: Vec<_> = words.map(ToOwned::to_owned).collect();
+    if command.is_empty() && args.command.is_some() {
         return Err("--command needs a program, as in ./server".to_owned());
+    }
+    if args.runner != Runner::Docker && (args.image.is_some() || args.port.is_some()) {
+        return Err("--image and --port go with --runner docker".to_owned());
     }
     let slots = match args.slots.as_slice() {
         [] => {
@@ -98,7 +110,8 @@ fn plan(args: &Args) -> Result<Plan, String> {
         slots => slots.to_vec(),
     };
     let (name, user, runner) = (args.name.clone(), args.user.clone(), args.runner);
-    Ok(Plan { name, root, command, slots, user, runner })
+    let (image, port) = (args.image.clone(), args.port);
+    Ok(Plan { name, root, command, image, port, slots, user, runner })
 }
 
 /// The file that is written anew.

@@ -19,7 +19,8 @@ pub struct Args {
 ///
 /// [`Failure`].
 pub async fn run(client: &Client, args: &Args, json: bool) -> Result<u8, Failure> {
-    let pruned: Pruned = client.post(&format!("/v1/apps/{}/prune", args.app), &()).await?;
+    // Folders can be large, and slow to remove.
+    let pruned: Pruned = client.post_patiently(&format!("/v1/apps/{}/prune", args.app)).await?;
     let told = match pruned.removed.as_slice() {
         [] => "nothing to remove\n".to_owned(),
         some => some.iter().map(|release| format!("removed {release}\n")).collect(),

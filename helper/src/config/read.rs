@@ -61,8 +61,16 @@ impl File {
 fn fits(app: &App) -> Option<(&'static [&'static str], &'static str, &'static str)> {
     let slots = match &app.run.runner {
         Runner::External { slots } => slots.len(),
-        Runner::Process { .. } | Runner::Systemd(_) => app.run.slots.len(),
+        Runner::Process { .. } | Runner::Systemd(_) | Runner::Docker(_) => app.run.slots.len(),
     };
+    let has_files = app.source.origin.is_some() || !app.source.shared.is_empty();
+    if has_files && matches!(app.run.runner, Runner::Docker(_)) {
+        return Some((
+            &["source"],
+            "a release is an image with runner \"docker\", and not made of files",
+            "remove it; volumes in [run] has what containers share",
+        ));
+    }
     let external = matches!(app.run.runner, Runner::External { .. });
     match app.strategy {
         Strategy::BlueGreen if slots < 2 => Some((

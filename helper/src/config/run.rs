@@ -1,7 +1,10 @@
 //! How to run an application: the section `[run]`.
 
+mod docker;
+
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -11,6 +14,9 @@ use shunt_api::{Address, AddressError};
 
 use super::{field, schema};
 use crate::runner::user::User;
+use crate::source::image::Image;
+
+pub use docker::{Docker, Pull, SOCKET};
 
 /// How to run an application.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
@@ -22,7 +28,7 @@ pub struct Run {
     /// Where releases listen. Of the runner `external`: those that need not be resolved.
     pub slots: Vec<Address>,
     /// The user to run as; that of the daemon if left out. With systemd the unit says it, see
-    /// [`crate::deploy::app::App::job_config`].
+    /// [`crate::deploy::app::App::job_config`]; who runs in a container its image does.
     pub user: Option<User>,
     /// Added to the environment.
     pub env: BTreeMap<String, String>,
@@ -40,6 +46,8 @@ pub enum Runner {
     },
     /// systemd.
     Systemd(Units),
+    /// Docker's Engine.
+    Docker(Box<Docker>),
     /// Somebody else: nothing is started and nothing is stopped.
     External {
         /// The slots as they are written.
@@ -159,6 +167,7 @@ impl Run {
 enum Kind {
     Process,
     Systemd,
+    Docker,
     External,
 }
 
@@ -167,6 +176,7 @@ impl Kind {
         match self {
             Self::Process => "process",
             Self::Systemd => "systemd",
+            Self::Docker => "docker",
             Self::External => "external",
         }
     }
@@ -178,7 +188,8 @@ impl Kind {
 struct Raw {
     /// What starts and stops it.
     runner: Option<Kind>,
-    /// Program and arguments; relative to the release's folder.
+    /// Program and arguments; relative to the release's folder. In a container in place of the image's
+    /// own command.
     #[serde(default, deserialize_with = "field::some_command")]
     #[schemars(with = "Option<schema::Command>")]
     command: Option<Vec<String>>,
@@ -186,14 +197,14 @@ struct Raw {
     #[serde(deserialize_with = "field::slots")]
     #[schemars(with = "schema::Slots")]
     slots: Vec<Slot>,
-    /// The user to run as; that of the daemon if left out.
+    /// The user to run as; that of the daemon if left out. Who runs in a container its image says.
     #[serde(default, deserialize_with = "field::user")]
     #[schemars(with = "Option<String>")]
     user: Option<User>,
     /// Added to the environment.
     #[serde(default, deserialize_with = "field::some_env")]
     env: Option<BTreeMap<String, String>>,
-    /// How long a release may take to end after `SIGTERM`.
+    /// How long a release may take to end after `SIGTERM`, or the stop signal of its image.
     #[serde(default, deserialize_with = "field::some_duration")]
     #[schemars(with = "Option<schema::Time>")]
     stop_timeout: Option<Duration>,
@@ -203,31 +214,69 @@ struct Raw {
     unit: Option<String>,
     /// Whether there is a socket unit.
     socket: Option<bool>,
+    /// The image that containers are made of. Without a tag each deploy names it.
+    #[serde(default, deserialize_with = "field::parsed")]
+    #[schemars(with = "Option<schema::Image>")]
+    image: Option<Image>,
+    /// When the image is fetched from its registry: at each deploy, when it is not there, or never.
+    pull: Option<Pull>,
+    /// The port at which the application listens in its container; that of the slot if left out.
+    #[serde(default, deserialize_with = "docker::port")]
+    #[schemars(range(min = 1))]
+    port: Option<u16>,
+    /// The network of the containers.
+    #[serde(default, deserialize_with = "docker::network")]
+    #[schemars(with = "Option<schema::Network>")]
+    network: Option<String>,
+    /// What is mounted into each container: a folder or the name of a volume, where to, and `ro`.
+    #[serde(default, deserialize_with = "docker::volumes")]
+    #[schemars(with = "Option<Vec<schema::Volume>>")]
+    volumes: Option<Vec<String>>,
+    /// The unix socket of Docker's Engine.
+    #[serde(default, deserialize_with = "field::absolute")]
+    #[schemars(with = "Option<schema::AbsolutePath>")]
+    docker: Option<PathBuf>,
 }
 
 impl TryFrom<Raw> for Run {
     type Error = String;
 
     fn try_from(raw: Raw) -> Result<Self, String> {
-        let kind = raw.runner.unwrap_or(match raw.unit {
-            Some(_) => Kind::Systemd,
-            None => Kind::Process,
+        let kind = raw.runner.unwrap_or(match (&raw.unit, &raw.image) {
+            (Some(_), _) => Kind::Systemd,
+            (None, Some(_)) => Kind::Docker,
+            (None, None) => Kind::Process,
         });
         let to_start =
             [("command", raw.command.is_some()), ("stop_timeout", raw.stop_timeout.is_some())];
         // With another runner than systemd also of hooks and checks.
         let of_commands = [("user", raw.user.is_some()), ("env", raw.env.is_some())];
         let of_systemd = [("unit", raw.unit.is_some()), ("socket", raw.socket.is_some())];
+        let of_docker = [
+            ("image", raw.image.is_some()),
+            ("pull", raw.pull.is_some()),
+            ("port", raw.port.is_some()),
+            ("network", raw.network.is_some()),
+            ("volumes", raw.volumes.is_some()),
+            ("docker", raw.docker.is_some()),
+        ];
         let given = |fields: &[(&'static str, bool)]| {
             fields.iter().find(|(_, given)| *given).map(|(name, _)| *name)
         };
         let (wrong, why) = match kind {
-            Kind::Process => (given(&of_systemd), "belongs to the runner \"systemd\""),
+            Kind::Process | Kind::Docker if given(&of_systemd).is_some() => {
+                (given(&of_systemd), "belongs to the runner \"systemd\"")
+            }
+            Kind::Process | Kind::Systemd if given(&of_docker).is_some() => {
+                (given(&of_docker), "belongs to the runner \"docker\"")
+            }
+            Kind::Process | Kind::Docker => (None, ""),
             Kind::Systemd => {
                 (given(&to_start).or(given(&of_commands)), "is said in the unit's own file")
             }
             Kind::External => {
-                (given(&to_start).or(given(&of_systemd)), "is the business of whoever runs it")
+                let not_ours = given(&to_start).or(given(&of_systemd)).or(given(&of_docker));
+                (not_ours, "is the business of whoever runs it")
             }
         };
         if let Some(field) = wrong {
@@ -248,11 +297,27 @@ impl TryFrom<Raw> for Run {
                 )?;
                 Runner::Systemd(Units { unit, socket: raw.socket.unwrap_or(true) })
             }
+            Kind::Docker => Runner::Docker(Box::new(Docker {
+                image: raw.image.ok_or(
+                    "missing field `image`, of which the runner \"docker\" makes containers, as in \
+                     image = \"registry.example/web\"",
+                )?,
+                pull: raw.pull.unwrap_or_default(),
+                port: raw.port,
+                network: raw.network,
+                volumes: raw.volumes.unwrap_or_default(),
+                socket: raw.docker.unwrap_or_else(|| SOCKET.into()),
+                command: raw.command,
+                stop_timeout: raw.stop_timeout.unwrap_or(super::ten_seconds()),
+            })),
             Kind::External => Runner::External { slots: raw.slots.clone() },
         };
         let slots = addresses(&raw.slots, kind)?;
         if kind == Kind::Systemd {
             check_instances(&slots)?;
+        }
+        if let Runner::Docker(docker) = &runner {
+            docker.check(&slots)?;
         }
         Ok(Self { runner, slots, user: raw.user, env: raw.env.unwrap_or_default() })
     }
@@ -336,7 +401,18 @@ mod tests {
         for (text, said) in [
             ("", "missing field `command`"),
             ("runner = \"systemd\"", "missing field `unit`"),
-            ("runner = \"docker\"", "unknown variant `docker`"),
+            ("runner = \"docker\"", "missing field `image`"),
+            ("runner = \"podman\"", "unknown variant `podman`"),
+            ("image = \"web\"\nsocket = true", "\"socket\" belongs to the runner \"systemd\""),
+            ("command = [\"x\"]\nrunner = \"process\"\nport = 1", "\"port\" belongs to"),
+            ("unit = \"web\"\nnetwork = \"web\"", "\"network\" belongs to the runner \"docker\""),
+            ("runner = \"external\"\nimage = \"web\"", "\"image\" is the business of"),
+            ("image = \"web\"\nport = 0", "1 or more"),
+            ("image = \"web\"\nnetwork = \"a b\"", "is not the name of a network"),
+            ("image = \"web\"\nvolumes = [\"data\"]", "is not a volume"),
+            ("image = \"web\"\nvolumes = [\"./data:/data\"]", "is not a volume"),
+            ("image = \"web\"\ndocker = \"docker.sock\"", "must be an absolute path"),
+            ("image = \"We b\"", "is not an image"),
             ("unit = \"web\"\ncommand = [\"x\"]", "\"command\" is said in the unit's own file"),
             ("unit = \"web\"\nuser = \"root\"", "\"user\" is said in"),
             ("unit = \"web\"\nenv = {}", "\"env\" is said in"),

@@ -50,6 +50,12 @@ stands_for! {
     HttpUrl: { "type": "string", "pattern": "^http://[^@/]+(/.*)?$" };
     /// The name of a template of systemd's.
     Unit: { "type": "string", "pattern": "^[A-Za-z0-9:_.-]{1,128}$" };
+    /// An image as Docker names it, without or with a tag or digest.
+    Image: { "type": "string", "pattern": "^[A-Za-z0-9][A-Za-z0-9._:/@-]*$" };
+    /// The name of a network of Docker's.
+    Network: { "type": "string", "pattern": "^[A-Za-z0-9][A-Za-z0-9_.-]*$" };
+    /// What is mounted into a container, and where.
+    Volume: { "type": "string", "pattern": "^[^:]+:/" };
     /// A share, or `off`.
     ShareOrOff: { "anyOf": [{ "type": "number", "minimum": 0, "maximum": 1 }, { "const": "off" }] };
     /// A ratio, or `off`.
@@ -203,8 +209,12 @@ mod tests {
     /// A table with one key, and what has to stand with it.
     fn with(key: &str, value: &toml::Value) -> toml::Table {
         let (section, name) = key.split_once('.').unwrap_or(("", key));
-        let of_systemd = ["run.unit", "run.socket"].contains(&key);
-        let run = if of_systemd { "unit = \"web\"" } else { "command = [\"./server\"]" };
+        let run = match key {
+            "run.unit" | "run.socket" => "unit = \"web\"",
+            "run.image" | "run.pull" | "run.port" | "run.network" | "run.volumes"
+            | "run.docker" => "image = \"web\"",
+            _ => "command = [\"./server\"]",
+        };
         let mut table: toml::Table = format!(
             "name = \"web\"\nroot = \"/srv/web\"\nnginx = \"unix:/n\"\n\
             [run]\n{run}\nslots = [\"127.0.0.1:1\", \"127.0.0.1:2\"]\n"

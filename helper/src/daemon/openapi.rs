@@ -264,7 +264,11 @@ const PROBLEMS: [(u16, &str, &str); 8] = [
     (409, "Conflict", "As things are, this cannot be done; `detail` says why and what to do."),
     (413, "ContentTooLarge", "The body is too long."),
     (422, "UnprocessableContent", "JSON, but not what the call takes."),
-    (423, "Locked", "Another job runs: `detail` says which, since when, and at which step."),
+    (
+        423,
+        "Locked",
+        "A job runs, or somebody does something by hand: `detail` says which or who, and since when.",
+    ),
     (502, "BadGateway", "NGINX cannot be reached, or it is not known whether it has done it."),
 ];
 

@@ -29,6 +29,17 @@ impl Connected<IncomingStream<'_, Seats>> for Peer {
     }
 }
 
+impl std::fmt::Display for Peer {
+    /// As others are told of him.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0 {
+            Some(caller) if caller.uid.is_root() => f.write_str("root"),
+            Some(caller) => write!(f, "the user with uid {}", caller.uid),
+            None => f.write_str("somebody"),
+        }
+    }
+}
+
 /// Why a group cannot be given rights.
 #[derive(Debug, thiserror::Error)]
 pub enum GroupError {

@@ -28,11 +28,12 @@ pub struct Recovery {
 }
 
 impl Recovery {
-    /// Takes over what still runs, and the lock; `None` when nothing ran. To be called before
-    /// anybody can start a job.
+    /// Takes the lock; `None` when nothing ran. To be called before anybody can start a job. Of a runner
+    /// nothing is asked yet but which containers there are: one that does not answer is its own
+    /// application's matter.
     pub async fn begin(app: &Arc<App>, jobs: &Jobs) -> Option<Self> {
+        app.find_containers().await;
         let last = app.last_remembered().await?;
-        app.adopt().await;
         let _unfinished = app.left_before().await;
         let lock = jobs.begin(&app.config.name, JobKind::Recover, &last).ok();
         Some(Self { app: app.clone(), lock, _unfinished })
@@ -58,9 +59,10 @@ impl Recovery {
         }
     }
 
-    /// Runs as soon as NGINX tells which release is active. Until then there is no lock: jobs fail
-    /// by themselves, with a better reason.
+    /// Takes over what still runs, and goes on as soon as NGINX tells which release is active. While that
+    /// is waited for there is no lock: jobs fail by themselves, with a better reason.
     pub async fn run(mut self, shared: &Shared) {
+        self.app.adopt().await;
         loop {
             // NGINX may not be where the configuration said, and that may be mended by now.
             match shared.app(self.app.config.name.as_str()).await {

@@ -20,14 +20,14 @@ use shunt_api::{Address, Problem, ReleaseName};
 
 use extract::{Body, Path, Query};
 
-use crate::config::Runner;
+use crate::config::{self, Runner};
 use crate::daemon::call::Call;
 use crate::daemon::peer::Peer;
 use crate::daemon::recover::Recovery;
 use crate::daemon::shared::Shared;
 use crate::deploy::app::App;
 use crate::deploy::engine::Job;
-use crate::deploy::jobs::OrderError;
+use crate::deploy::jobs::{Claim, Holder, OrderError};
 use crate::nginx::NginxError;
 use crate::source::Source;
 use crate::source::reader::Reader;
@@ -128,14 +128,15 @@ async fn find(shared: &Shared, name: &str) -> Answer<Arc<App>> {
     Err(Refusal::new(StatusCode::NOT_FOUND, detail))
 }
 
-/// The application, if this one may do something to it now: no job runs.
-async fn free(shared: &Shared, peer: Peer, name: &str) -> Answer<Arc<App>> {
+/// The application, if this one may do something to it now, as nobody else does; and nobody else will
+/// as long as the claim is there.
+async fn free(shared: &Shared, peer: Peer, name: &str, what: &str) -> Answer<(Arc<App>, Claim)> {
     may_change(shared, peer).await?;
     let app = find(shared, name).await?;
-    match shared.jobs.running(&app.config.name) {
-        Some(job) => Err(locked(&app.config.name, &job)),
-        None => Ok(app),
-    }
+    let claim = shared.jobs.claim(&app.config.name, format!("{what} that {peer} does by hand"));
+    let claim = claim.map_err(|holder| locked(&app.config.name, &holder))?;
+    // As for a job: the configuration may be another one since it was looked at.
+    Ok((find(shared, name).await?, claim))
 }
 
 async fn status(shared: &Shared, app: &App) -> AppStatus {
@@ -173,6 +174,12 @@ async fn deploy(
             return Err(Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, detail));
         }
         Runner::External { .. } => None,
+        Runner::Docker(_) if from.is_some() => {
+            let detail = "with runner \"docker\" a release is an image: leave out \"from\", \"ref\" is \
+                          its tag or digest";
+            return Err(Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, detail));
+        }
+        Runner::Docker(ref docker) => Some(image(docker, reference, release.as_ref())?),
         Runner::Process { .. } | Runner::Systemd(_) => Some(source(&app, from, reference)?),
     };
     let release = match release {
@@ -213,6 +220,24 @@ fn source(app: &App, from: Option<PathBuf>, reference: Option<String>) -> Answer
     source.clone().with_reference(reference).ok_or_else(refusal)
 }
 
+/// The image of a release: at what was asked for, or else at the release's name, unless the
+/// configuration has chosen.
+fn image(
+    docker: &config::Docker,
+    reference: Option<String>,
+    release: Option<&ReleaseName>,
+) -> Answer<Source> {
+    let named = release.filter(|_| !docker.image.is_chosen()).map(ToString::to_string);
+    let image = match reference.or(named) {
+        Some(reference) => docker
+            .image
+            .at(&reference)
+            .map_err(|error| Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, error.to_string()))?,
+        None => docker.image.clone().or_latest(),
+    };
+    Ok(Source::Image(image))
+}
+
 async fn rollback(
     State(shared): State<Arc<Shared>>,
     ConnectInfo(peer): ConnectInfo<Peer>,
@@ -221,6 +246,7 @@ async fn rollback(
 ) -> Answer<(StatusCode, Json<Started>)> {
     may_change(&shared, peer).await?;
     let app = find(&shared, &name).await?;
+    unlocked(&shared, &app)?;
     let RollbackRequest { to } = if body.is_empty() { Default::default() } else { parse(&body)? };
     if let Some(release) = to {
         return back_to(&shared, &app, release).await;
@@ -310,6 +336,7 @@ async fn switch(
 ) -> Answer<(StatusCode, Json<Started>)> {
     may_change(&shared, peer).await?;
     let app = find(&shared, &name).await?;
+    unlocked(&shared, &app)?;
     let SwitchRequest { release } = parse(&body)?;
     slot_of(&app, &release).await?;
     begin(&shared, &app, Work::Back(JobKind::Switch), release).await
@@ -347,7 +374,7 @@ async fn begin(
         Work::Back(kind) => *kind,
     };
     let reporter =
-        shared.jobs.begin(name, kind, &release).map_err(|running| locked(name, &running))?;
+        shared.jobs.begin(name, kind, &release).map_err(|holder| locked(name, &holder))?;
     // From here on what it needs stays. The configuration may be another one since it was looked at.
     let app = find(shared, app.config.name.as_str()).await?;
     let started = Started { job: reporter.id(), release: release.clone() };
@@ -371,14 +398,15 @@ async fn begin(
     Ok((StatusCode::ACCEPTED, Json(started)))
 }
 
-/// Another job runs.
-fn locked(app: &ReleaseName, running: &JobStatus) -> Refusal {
-    let JobStatus { job, kind, release, since, step } = running;
-    let at = step.map_or_else(String::new, |step| format!(", which is at the step {step}"));
-    let detail = format!(
-        "{app} is locked since {since} by job {job}, a {kind} of release \"{release}\"{at}"
-    );
-    Refusal::new(StatusCode::LOCKED, detail)
+/// An error if somebody has it for himself: what can be seen of it may be half done.
+fn unlocked(shared: &Shared, app: &App) -> Answer<()> {
+    let name = &app.config.name;
+    shared.jobs.holder(name).map_or(Ok(()), |holder| Err(locked(name, &holder)))
+}
+
+/// Somebody has it for himself.
+fn locked(app: &ReleaseName, holder: &Holder) -> Refusal {
+    Refusal::new(StatusCode::LOCKED, format!("{app} is locked {holder}"))
 }
 
 async fn promote(

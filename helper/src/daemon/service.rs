@@ -89,6 +89,9 @@ const LAST_ANSWERS: Duration = Duration::from_secs(2);
 /// How long is waited at the end for what cannot be cancelled: reading and writing files.
 const LAST_WORK: Duration = Duration::from_secs(5);
 
+/// How long webhooks may take at the end to be told of the last jobs.
+const LAST_TOLD: Duration = Duration::from_secs(3);
+
 /// Runs the daemon until it is told to end. The observer is told of each intent in the journal.
 ///
 /// # Errors
@@ -159,9 +162,13 @@ async fn serve(options: &Options, observer: Observer) -> Result<(), ServiceError
     // he waits for the next daemon.
     shared.end();
     let _ = tokio::time::timeout(LAST_ANSWERS, &mut server).await;
+    let apps = shared.all().await;
+    let told =
+        || futures_util::future::join_all(apps.iter().map(|app| app.notifier.finish(LAST_TOLD)));
     if ending::is_restart().await {
         log::info(format_args!("systemd restarts shuntd: what runs is left to the next one"));
-        match tokio::time::timeout(LAST_WORK, shared.jobs.journal().flush()).await {
+        let flush = tokio::time::timeout(LAST_WORK, shared.jobs.journal().flush());
+        match tokio::join!(flush, told()).0 {
             Ok(Ok(())) => {}
             Ok(Err(error)) => log::error(error),
             Err(_) => log::error(format_args!(
@@ -174,8 +181,8 @@ async fn serve(options: &Options, observer: Observer) -> Result<(), ServiceError
     }
     shared.cut_off().await;
     // With the runner `process` applications are the daemon's children: they end with it, in order.
-    let apps = shared.all().await;
-    futures_util::future::join_all(apps.iter().map(|app| app.shut_down())).await;
+    let ended = futures_util::future::join_all(apps.iter().map(|app| app.shut_down()));
+    tokio::join!(ended, told());
     Ok(())
 }
 

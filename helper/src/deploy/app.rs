@@ -3,9 +3,10 @@
 mod adopt;
 mod rest;
 mod slots;
+mod spec;
+mod status;
 mod unfinished;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use shunt_api::{Address, ReleaseName, Upstream};
@@ -17,12 +18,12 @@ use crate::deploy::releases::Releases;
 use crate::log;
 use crate::nginx::Client;
 use crate::notify::Notifier;
-use crate::runner::process::{self, StartError};
-use crate::runner::running::{Running, Spec};
+use crate::runner::running::Running;
+use crate::runner::start::StartError;
 use crate::runner::state::{End, State};
-use crate::runner::systemd::{self, link};
+use crate::runner::systemd::link;
 use crate::runner::tail::Tail;
-use crate::wire::{AppStatus, JobStatus, ReleaseStatus, SlotStatus};
+use crate::wire::JobStatus;
 
 pub use adopt::Occupant;
 pub use slots::SlotError;
@@ -67,6 +68,30 @@ impl Inner {
         self.journal.remember(&self.name, &self.remembered, safe).await
     }
 
+    /// Writes down what is about to be started, for the case that the daemon is killed before it knows the
+    /// process.
+    async fn plan(
+        &mut self,
+        slot: &Address,
+        release: &ReleaseName,
+        unwritten: Unwritten,
+    ) -> Result<journal::Slot, StartError> {
+        let host = App::host_at(self, slot).map(|host| host.to_string());
+        let planned = journal::Slot { host, ..journal::Slot::new(slot.clone(), release.clone()) };
+        self.remembered.slots.push(planned.clone());
+        match (self.write(Safe::Kept).await, unwritten) {
+            (Ok(()), _) => Ok(planned),
+            (Err(error), Unwritten::Obeyed) => {
+                log::error(error);
+                Ok(planned)
+            }
+            (Err(error), Unwritten::Refused) => {
+                self.remembered.slots.pop();
+                Err(StartError::Unwritten(Box::new(error)))
+            }
+        }
+    }
+
     /// Takes out what is in a slot.
     fn take(&mut self, slot: &Address) -> Option<(ReleaseName, Running)> {
         let at = self.running.iter().position(|(s, _, _)| s == slot)?;
@@ -81,6 +106,15 @@ impl Inner {
             log::error(error);
         }
     }
+}
+
+/// What becomes of an order to start a release that cannot be written down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unwritten {
+    /// It is refused.
+    Refused,
+    /// It is obeyed all the same: users are to be sent there, and a later daemon only knows less.
+    Obeyed,
 }
 
 /// Why a part of the configuration cannot change now.
@@ -197,18 +231,17 @@ impl App {
     /// # Errors
     ///
     /// [`StartError`].
-    pub async fn start(&self, slot: &Address, release: &ReleaseName) -> Result<(), StartError> {
+    pub async fn start(
+        &self,
+        slot: &Address,
+        release: &ReleaseName,
+        unwritten: Unwritten,
+    ) -> Result<(), StartError> {
         if self.is_at_rest(slot).await {
             // No connection may start it any more.
             self.stop(slot).await;
         }
-        // Written down before, for the case that the daemon is killed before it knows the process.
-        let planned = journal::Slot::new(slot.clone(), release.clone());
-        {
-            let mut inner = self.inner.lock().await;
-            inner.remembered.slots.push(planned.clone());
-            inner.save().await;
-        }
+        let planned = self.inner.lock().await.plan(slot, release, unwritten).await?;
         match Running::start(self.spec(slot, release).await).await {
             Ok(running) => {
                 self.add(slot, release, running).await;
@@ -230,15 +263,22 @@ impl App {
     /// # Errors
     ///
     /// [`StartError`].
-    pub async fn replace(&self, slot: &Address, release: &ReleaseName) -> Result<(), StartError> {
+    pub async fn replace(
+        &self,
+        slot: &Address,
+        release: &ReleaseName,
+        unwritten: Unwritten,
+    ) -> Result<(), StartError> {
         let (old, running) = {
             let mut inner = self.inner.lock().await;
             let Some((old, running)) = inner.take(slot) else {
                 drop(inner);
-                return self.start(slot, release).await;
+                return self.start(slot, release, unwritten).await;
             };
-            inner.remembered.slots.push(journal::Slot::new(slot.clone(), release.clone()));
-            inner.save().await;
+            if let Err(error) = inner.plan(slot, release, unwritten).await {
+                inner.running.push((slot.clone(), old, running));
+                return Err(error);
+            }
             (old, running)
         };
         match running.replace(self.spec(slot, release).await).await {
@@ -250,62 +290,6 @@ impl App {
                 let (held, error) = *failed;
                 self.add(slot, &old, held).await;
                 Err(error)
-            }
-        }
-    }
-
-    /// Its configuration for a job: what its units say is in it, too.
-    ///
-    /// # Errors
-    ///
-    /// When systemd cannot be asked for them.
-    pub async fn job_config(&self) -> Result<config::App, StartError> {
-        let mut config = self.config.clone();
-        if let (Runner::Systemd(units), Some(slot)) = (&config.run.runner, config.run.slots.first())
-        {
-            config.run.user = systemd::user(units, slot).await?;
-        }
-        Ok(config)
-    }
-
-    /// What tells a process, and whoever looks for it, what it is.
-    fn names(&self, slot: &Address, release: &ReleaseName) -> [(&'static str, String); 3] {
-        [
-            ("RELEASE", release.to_string()),
-            ("SHUNT_APP", self.config.name.to_string()),
-            ("SHUNT_SLOT", slot.to_string()),
-        ]
-    }
-
-    /// The environment of a release, beyond the daemon's own and what the runner adds.
-    pub fn env(&self, slot: &Address, release: &ReleaseName) -> BTreeMap<String, String> {
-        let mut env = self.config.run.env.clone();
-        env.extend(self.names(slot, release).map(|(name, value)| (name.to_owned(), value)));
-        env
-    }
-
-    async fn spec(&self, slot: &Address, release: &ReleaseName) -> Spec {
-        let name = format!("{}: \"{release}\" in {slot}", self.config.name);
-        let (folder, slot) = (self.releases.of(release), slot.clone());
-        match &self.config.run.runner {
-            Runner::Process { command, stop_timeout } => Spec::Process(process::Spec {
-                name,
-                command: command.clone(),
-                folder,
-                env: self.env(&slot, release),
-                slot,
-                user: self.config.run.user.clone(),
-                log: self.releases.log(release),
-                stop_timeout: *stop_timeout,
-            }),
-            Runner::Systemd(units) => {
-                let link = self.releases.slot(&config::run::instance(&slot));
-                Spec::Systemd(systemd::Spec { name, units: units.clone(), slot, link, folder })
-            }
-            Runner::External { .. } => {
-                let inner = self.inner.lock().await;
-                let named = inner.resolved.iter().find(|(_, address)| *address == slot);
-                Spec::External(named.map_or(Slot::Address(slot), |(slot, _)| slot.clone()))
             }
         }
     }
@@ -324,9 +308,17 @@ impl App {
                 |old: &Running| matches!(old, Running::External(old) if old.slot() == new.slot());
             inner.running.retain(|(s, _, old)| s != slot && !is_it(old));
         }
+        let host = match &running {
+            Running::External(external) => match external.slot() {
+                host @ Slot::Host { .. } => Some(host.to_string()),
+                Slot::Address(_) => None,
+            },
+            Running::Process(_) | Running::Systemd(_) | Running::Docker(_) => None,
+        };
         inner.running.push((slot.clone(), release.clone(), running));
         inner.remembered.slots.retain(|s| s.slot != *slot && s.release != *release);
-        inner.remembered.slots.push(journal::Slot::new(slot.clone(), release.clone()));
+        let there = journal::Slot { host, ..journal::Slot::new(slot.clone(), release.clone()) };
+        inner.remembered.slots.push(there);
         inner.save().await;
         // Whenever it was started again, it is another process that the next daemon has to find.
         let inner = Arc::downgrade(&self.inner);
@@ -354,8 +346,8 @@ impl App {
         inner.save().await;
     }
 
-    /// Stops everything that is the daemon's own, and remembers what ran for the next start. What systemd
-    /// or somebody else runs serves on.
+    /// Stops everything that is the daemon's own, and remembers what ran for the next start. What systemd,
+    /// Docker or somebody else runs serves on.
     pub async fn shut_down(&self) {
         let running = {
             let mut inner = self.inner.lock().await;
@@ -452,61 +444,6 @@ impl App {
         }
         used
     }
-
-    /// Its slots, as the API shows them.
-    pub async fn slot_statuses(&self) -> Vec<SlotStatus> {
-        self.statuses_of(&*self.inner.lock().await)
-    }
-
-    fn statuses_of(&self, inner: &Inner) -> Vec<SlotStatus> {
-        self.known(inner)
-            .map(|slot| {
-                let found = inner.running.iter().find(|(s, _, _)| s == slot);
-                let state = found.map_or(State::Stopped, |(_, _, running)| running.state());
-                let runs = matches!(state, State::Running { .. });
-                let (listens, restarts) = (state == State::Listens, state.restarts());
-                let release = found.filter(|_| state != State::Stopped).map(|(_, r, _)| r.clone());
-                let pid = match state {
-                    State::Running { pid, .. } => pid,
-                    _ => None,
-                };
-                SlotStatus { address: slot.clone(), release, runs, listens, pid, restarts }
-            })
-            .collect()
-    }
-
-    /// As the API shows it; the job is the caller's to add.
-    pub async fn status(&self) -> AppStatus {
-        let (state, nginx_error) = match self.nginx.state().await {
-            Ok(state) => (Some(state), None),
-            Err(error) => (None, Some(error.to_string())),
-        };
-        let previous = match &state {
-            Some(state) => self.previous(state).await,
-            None => self.last_previous().await,
-        };
-        let inner = self.inner.lock().await;
-        let slots = self.statuses_of(&inner);
-        let releases = state.iter().flat_map(|state| &state.releases).map(|known| {
-            let slot = inner.running.iter().find(|(_, release, _)| *release == known.name);
-            let slot = slot.map(|(slot, _, _)| slot.clone());
-            ReleaseStatus { name: known.name.clone(), slot, in_flight: known.in_flight }
-        });
-        AppStatus {
-            name: self.config.name.clone(),
-            upstream: self.config.upstream().to_owned(),
-            active: state.as_ref().and_then(|s| s.active.clone()),
-            previous,
-            generation: state.as_ref().map(|s| s.generation),
-            releases: releases.collect(),
-            canary: state.as_ref().and_then(|s| s.canary.clone()),
-            hold: state.as_ref().and_then(|s| s.hold),
-            holdable: state.as_ref().map(|s| s.holdable),
-            nginx_error,
-            slots,
-            job: None,
-        }
-    }
 }
 
 #[cfg(test)]
@@ -534,15 +471,15 @@ mod tests {
             std::fs::set_permissions(&program, mode).unwrap();
         }
         let slot = Address::Unix(slot);
-        app.start(&slot, &v1).await.unwrap();
+        app.start(&slot, &v1, Unwritten::Refused).await.unwrap();
         // It has no program.
-        let error = app.replace(&slot, &v2).await.unwrap_err();
+        let error = app.replace(&slot, &v2, Unwritten::Refused).await.unwrap_err();
         assert!(matches!(error, StartError::Spawn { .. }), "{error}");
         assert_eq!(app.occupants().await, [(slot.clone(), v1.clone())]);
         let (watch, _) = app.watch(&slot).await.unwrap();
         assert_eq!(*watch.borrow(), State::Stopped);
-        app.replace(&slot, &v1).await.unwrap();
-        app.replace(&slot, &v3).await.unwrap();
+        app.replace(&slot, &v1, Unwritten::Refused).await.unwrap();
+        app.replace(&slot, &v3, Unwritten::Refused).await.unwrap();
         assert_eq!(app.occupants().await, [(slot.clone(), v3.clone())]);
         // And that is written down.
         let written = App::new(config, &journal).await.unwrap();
@@ -551,6 +488,27 @@ mod tests {
             panic!("{slots:?}")
         };
         assert!(*release == v3 && process.is_alive());
+        // Without a journal nothing is started that is not needed.
+        let database = rusqlite::Connection::open(tmp.path().join(journal::FILE)).unwrap();
+        database.execute_batch("ALTER TABLE apps RENAME TO gone").unwrap();
+        let pid = process.pid;
+        for error in [
+            app.replace(&slot, &v1, Unwritten::Refused).await.unwrap_err(),
+            app.start(&config_slot(), &v1, Unwritten::Refused).await.unwrap_err(),
+        ] {
+            assert!(matches!(error, StartError::Unwritten(_)), "{error}");
+            assert!(error.to_string().contains("cannot be written down: "), "{error}");
+        }
+        assert_eq!(app.occupants().await, [(slot.clone(), v3.clone())]);
+        let (watch, _) = app.watch(&slot).await.unwrap();
+        assert!(matches!(*watch.borrow(), State::Running { pid: Some(same), .. } if same == pid));
+        app.replace(&slot, &v1, Unwritten::Obeyed).await.unwrap();
+        assert_eq!(app.occupants().await, [(slot.clone(), v1)]);
         assert_eq!(app.stop(&slot).await, End::ByItself);
+    }
+
+    /// The other slot.
+    fn config_slot() -> Address {
+        "unix:/nowhere".parse().unwrap()
     }
 }

@@ -13,7 +13,7 @@ use crate::deploy::failure::{Done, Failure};
 use crate::deploy::jobs::Reporter;
 use crate::deploy::journal::{Switch, Underway};
 use crate::deploy::plan::{self, Event, Phase, Plan, Stages};
-use crate::deploy::sentence::About;
+use crate::deploy::sentence::{About, Left};
 use crate::notify::Message;
 use crate::runner::leftover::Identity;
 use crate::runner::state::State;
@@ -59,15 +59,15 @@ pub struct Job<'a> {
     pub(super) canaries: usize,
     /// Whether the old release had something in flight at the limit of its drain.
     pub(super) limit: bool,
-    /// What it still had when it was stopped.
-    pub(super) cut: Option<InFlight>,
+    /// The release that was stopped with something in flight, at the limit of its drain, and what it had:
+    /// the old one, or this one when it was taken back.
+    pub(super) cut: Option<(ReleaseName, InFlight)>,
     /// A process of the release that an earlier daemon left and that could not be taken over.
     pub(super) leftover: Option<Identity>,
     /// Why it has failed, if it has.
     pub(super) failure: Option<String>,
-    /// Why what it had begun is not taken back yet: NGINX, which may be sending requests there, cannot
-    /// be asked.
-    pub(super) left: Option<String>,
+    /// What could not be taken back of what it had begun.
+    pub(super) left: Option<Left>,
 }
 
 impl<'a> Job<'a> {
@@ -169,7 +169,8 @@ impl<'a> Job<'a> {
             phase = plan.step(phase, event);
         }
         let Phase::Ended(outcome) = phase else { return self.conclude(Outcome::Done) };
-        if self.left.is_none() && !plan::keeps_intent(self.kind, outcome) {
+        let again = matches!(self.left, Some(Left::ForNow(_)));
+        if !again && !plan::keeps_intent(self.kind, outcome) {
             self.app.end().await;
         }
         self.conclude(outcome)
@@ -321,8 +322,11 @@ impl<'a> Job<'a> {
 
     fn failed(&mut self, step: Step, failure: Failure) -> Event {
         let Failure { event, why, lines } = failure;
-        if step == Step::Undo && event == Event::Failed(Outcome::Unreachable) {
-            self.left = Some(why.clone());
+        if step == Step::Undo {
+            self.left = Some(match event {
+                Event::Failed(Outcome::Unreachable) => Left::ForNow(why.clone()),
+                _ => Left::Over(why.clone()),
+            });
         }
         self.failure.get_or_insert_with(|| why.clone());
         self.report.say(What::Failed { step, why, lines });
@@ -368,15 +372,16 @@ impl<'a> Job<'a> {
     }
 
     fn conclude(self, outcome: Outcome) -> Outcome {
-        let recovers = (self.kind == JobKind::Recover).then(|| self.recovered());
+        let recovers = (self.kind == JobKind::Recover).then(|| self.recovered(outcome));
         let about = About {
             app: &self.app.config,
             kind: self.kind,
             release: &self.release,
             old: self.old.as_ref(),
             recovers,
-            cut: self.cut,
-            left: self.left.as_deref(),
+            takes_back: self.takes_back(),
+            cut: self.cut.as_ref(),
+            left: self.left.as_ref(),
         };
         let text = about.ended(outcome, self.failure.clone());
         let event = match outcome {
@@ -385,20 +390,22 @@ impl<'a> Job<'a> {
             _ => notify::Event::Failed,
         };
         self.tell(event, &text);
-        self.report.say(What::Ended { outcome, text, cut: self.cut });
+        let cut = self.cut.map(|(_, cut)| cut);
+        self.report.say(What::Ended { outcome, text, cut });
         outcome
     }
 
-    /// What a recovery has done.
-    fn recovered(&self) -> String {
+    /// What a recovery has done, or could not do.
+    fn recovered(&self, outcome: Outcome) -> String {
         let release = &self.release;
         let Some(job) = &self.resumes else { return format!("\"{release}\" runs again") };
         let Underway { kind, job: number, step, .. } = job;
         let what =
             format!("the {kind} of \"{release}\" (job {number}), cut off at the step {step},");
-        match self.takes_back() {
-            true => format!("{what} is taken back"),
-            false => format!("{what} is finished"),
+        match (self.takes_back(), outcome) {
+            (true, Outcome::Done) if self.left.is_none() => format!("{what} is taken back"),
+            (true, _) => format!("{what} is not taken back"),
+            (false, _) => format!("{what} is finished"),
         }
     }
 

@@ -6,7 +6,7 @@ use crate::deploy::plan::Event;
 use crate::health::HealthError;
 use crate::hook::HookError;
 use crate::nginx::NginxError;
-use crate::runner::process::StartError;
+use crate::runner::start::StartError;
 use crate::wire::Outcome;
 
 /// Why a step has failed, and what that means for the job.
@@ -44,10 +44,14 @@ impl Failure {
         Self { event: Event::Uncertain, why, lines: Vec::new() }
     }
 
-    /// A release could not be started, and what it has said itself.
+    /// A release could not be started, and what it has said itself; or nobody has tried to.
     pub(super) fn not_started(error: StartError) -> Self {
         let lines = error.lines().to_vec();
-        Self { lines, ..Self::new(Outcome::Unhealthy, error) }
+        let outcome = match error {
+            StartError::Unwritten(_) => Outcome::Failed,
+            _ => Outcome::Unhealthy,
+        };
+        Self { lines, ..Self::new(outcome, error) }
     }
 
     /// A check has failed; the end of the application's log explains it.

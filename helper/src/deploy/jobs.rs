@@ -1,4 +1,5 @@
-//! Jobs: one at a time for each application, each with events that can be followed from any point.
+//! Jobs: one at a time for each application, each with events that can be followed from any point. What
+//! somebody does by hand takes the application for as long, too.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,10 +15,13 @@ use crate::{clock, log};
 /// How many jobs are kept at hand; the journal has more.
 const AT_HAND: usize = 100;
 
+/// How many lines of programs are kept at hand of a job; the logs have more.
+const LINES: usize = 2000;
+
 /// All jobs of a daemon.
 pub struct Jobs {
     journal: Arc<Journal>,
-    inner: Mutex<Inner>,
+    inner: Arc<Mutex<Inner>>,
     ended: Arc<Mutex<Ended>>,
 }
 
@@ -27,6 +31,53 @@ type Ended = HashMap<(ReleaseName, JobKind, Outcome), u64>;
 struct Inner {
     last: u64,
     jobs: VecDeque<Arc<Job>>,
+    by_hand: HashMap<ReleaseName, ByHand>,
+}
+
+/// What somebody does by hand.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ByHand {
+    /// What it is, and who does it.
+    pub what: String,
+    /// When it began, in RFC 3339.
+    pub since: String,
+}
+
+/// Who has an application for himself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Holder {
+    /// A job.
+    Job(JobStatus),
+    /// Somebody, by hand.
+    ByHand(ByHand),
+}
+
+impl std::fmt::Display for Holder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Job(JobStatus { job, kind, release, since, step }) => {
+                write!(f, "since {since} by job {job}, a {kind} of release \"{release}\"")?;
+                match step {
+                    Some(step) => write!(f, ", which is at the step {step}"),
+                    None => Ok(()),
+                }
+            }
+            Self::ByHand(ByHand { what, since }) => write!(f, "since {since} by {what}"),
+        }
+    }
+}
+
+/// An application is somebody's who does something by hand, until this is dropped.
+#[must_use]
+pub struct Claim {
+    app: ReleaseName,
+    inner: Arc<Mutex<Inner>>,
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        lock(&self.inner).by_hand.remove(&self.app);
+    }
 }
 
 /// A job that runs, or ran.
@@ -44,12 +95,18 @@ pub struct Job {
 /// What has happened in a job until now.
 #[derive(Debug, Clone, Default)]
 pub struct Events {
-    /// In their order; the ids count from 1.
-    pub list: Vec<Event>,
+    /// In their order; the ids count from 1. Where lines are left out, one says so.
+    pub list: VecDeque<Event>,
     /// Whether more will come.
     pub ended: bool,
     /// The step that it is at.
     pub step: Option<Step>,
+    /// How many have been.
+    last: u64,
+    /// How many lines are kept.
+    lines: usize,
+    /// Where the last lines were left out, and how many there.
+    gap: Option<(usize, u64)>,
 }
 
 /// Why a job does not take an order.
@@ -91,7 +148,50 @@ pub enum OrderError {
 impl Events {
     /// Those that follow the one with this id.
     pub fn after(&self, id: u64) -> impl Iterator<Item = &Event> {
-        self.list.iter().skip_while(move |event| event.id <= id)
+        self.list.range(self.list.partition_point(|event| event.id <= id)..)
+    }
+
+    /// Those of a job that has ended, as they are written down.
+    #[must_use]
+    pub fn ended(list: Vec<Event>) -> Self {
+        Self { list: list.into(), ended: true, ..Self::default() }
+    }
+
+    /// The id of the next one.
+    fn next(&self) -> u64 {
+        self.last + 1
+    }
+
+    fn push(&mut self, event: Event) {
+        self.last = event.id;
+        self.lines += usize::from(matches!(event.what, What::Line { .. }));
+        self.list.push_back(event);
+        if self.lines > LINES {
+            self.forget_line();
+        }
+    }
+
+    /// Leaves out the oldest line. In its place, or of those left out just before it, stands how many that
+    /// are: whoever begins to follow the job late is told.
+    fn forget_line(&mut self) {
+        let from = self.gap.map_or(0, |(at, _)| at + 1);
+        let is_line = |event: &Event| matches!(event.what, What::Line { .. });
+        let Some(found) = self.list.range(from..).position(is_line) else { return };
+        self.lines -= 1;
+        let (at, n) = match self.gap {
+            Some((at, n)) if found == 0 => {
+                if let Some(line) = self.list.remove(from) {
+                    self.list[at] = line;
+                }
+                (at, n + 1)
+            }
+            _ => (from + found, 1),
+        };
+        self.gap = Some((at, n));
+        if let What::Line { text, .. } = &mut self.list[at].what {
+            let lines = if n == 1 { "1 line is" } else { &format!("{n} lines are") };
+            *text = format!("[{lines} not shown any more]");
+        }
     }
 }
 
@@ -108,8 +208,8 @@ impl Jobs {
     /// [`JournalError`].
     pub async fn new(journal: Arc<Journal>) -> Result<Self, JournalError> {
         let last = journal.last_job().await?;
-        let inner = Mutex::new(Inner { last, jobs: VecDeque::new() });
-        Ok(Self { journal, inner, ended: Arc::default() })
+        let inner = Inner { last, jobs: VecDeque::new(), by_hand: HashMap::new() };
+        Ok(Self { journal, inner: Arc::new(Mutex::new(inner)), ended: Arc::default() })
     }
 
     /// Where they are written down.
@@ -118,20 +218,20 @@ impl Jobs {
         &self.journal
     }
 
-    /// Begins a job, unless one runs for this application, which is given then.
+    /// Begins a job, unless somebody has this application for himself.
     ///
     /// # Errors
     ///
-    /// The job that runs.
+    /// Who that is.
     pub fn begin(
         &self,
         app: &ReleaseName,
         kind: JobKind,
         release: &ReleaseName,
-    ) -> Result<Reporter, JobStatus> {
+    ) -> Result<Reporter, Holder> {
         let mut inner = lock(&self.inner);
-        if let Some(running) = inner.running(app) {
-            return Err(running.status());
+        if let Some(holder) = inner.holder(app) {
+            return Err(holder);
         }
         inner.last += 1;
         let job = Arc::new(Job {
@@ -154,6 +254,25 @@ impl Jobs {
         }
         let (journal, ended) = (self.journal.clone(), self.ended.clone());
         Ok(Reporter { job, journal, ended, start: Instant::now() })
+    }
+
+    /// Takes an application for what somebody does by hand, unless somebody has it for himself.
+    ///
+    /// # Errors
+    ///
+    /// Who that is.
+    pub fn claim(&self, app: &ReleaseName, what: String) -> Result<Claim, Holder> {
+        let mut inner = lock(&self.inner);
+        if let Some(holder) = inner.holder(app) {
+            return Err(holder);
+        }
+        inner.by_hand.insert(app.clone(), ByHand { what, since: clock::now() });
+        Ok(Claim { app: app.clone(), inner: self.inner.clone() })
+    }
+
+    /// Who has an application for himself.
+    pub fn holder(&self, app: &ReleaseName) -> Option<Holder> {
+        lock(&self.inner).holder(app)
     }
 
     /// The job that runs for an application.
@@ -235,6 +354,12 @@ fn is_in_time(step: Step) -> bool {
 }
 
 impl Inner {
+    /// Who has an application for himself.
+    fn holder(&self, app: &ReleaseName) -> Option<Holder> {
+        let job = self.running(app).map(|job| Holder::Job(job.status()));
+        job.or_else(|| self.by_hand.get(app).cloned().map(Holder::ByHand))
+    }
+
     fn running(&self, app: &ReleaseName) -> Option<&Arc<Job>> {
         self.jobs.iter().find(|job| job.app == *app && !job.events.borrow().ended)
     }
@@ -319,11 +444,11 @@ impl Reporter {
             if let What::Step { step, .. } = &what {
                 events.step = Some(*step);
             }
-            let event = Event { id: events.list.len() as u64 + 1, at, what };
+            let event = Event { id: events.next(), at, what };
             if let Some(kept) = kept(&event) {
                 self.journal.event(self.job.id, &kept);
             }
-            events.list.push(event);
+            events.push(event);
         });
     }
 
@@ -390,10 +515,31 @@ mod tests {
         let jobs = jobs(state.path()).await;
         let first = jobs.begin(&name("web"), JobKind::Deploy, &name("v1")).ok().unwrap();
         let locked = jobs.begin(&name("web"), JobKind::Rollback, &name("v0")).err().unwrap();
-        assert_eq!((locked.job, locked.kind), (first.id(), JobKind::Deploy));
+        let Holder::Job(job) = locked else { panic!("{locked}") };
+        assert_eq!((job.job, job.kind), (first.id(), JobKind::Deploy));
+        let locked = jobs.claim(&name("web"), "a prune".to_owned()).err().unwrap();
+        assert!(locked.to_string().ends_with("by job 1, a deploy of release \"v1\""), "{locked}");
         assert!(jobs.begin(&name("shop"), JobKind::Deploy, &name("v1")).is_ok());
         drop(first);
         assert!(jobs.begin(&name("web"), JobKind::Rollback, &name("v0")).is_ok());
+    }
+
+    #[tokio::test]
+    async fn p7_a_job_and_what_is_done_by_hand_are_told_of_each_other() {
+        let state = tempfile::tempdir().unwrap();
+        let jobs = jobs(state.path()).await;
+        let claim = jobs.claim(&name("web"), "a prune by user 0".to_owned()).unwrap();
+        let begin = || jobs.begin(&name("web"), JobKind::Deploy, &name("v1"));
+        let other = || jobs.claim(&name("web"), "a hold by user 0".to_owned());
+        for holder in [begin().err().unwrap(), other().err().unwrap()] {
+            assert!(holder.to_string().ends_with(" by a prune by user 0"), "{holder}");
+        }
+        assert!(jobs.claim(&name("shop"), "a hold by user 0".to_owned()).is_ok());
+        drop(claim);
+        let job = begin().ok().unwrap();
+        assert!(matches!(other(), Err(Holder::Job(_))));
+        drop(job);
+        assert!(other().is_ok());
     }
 
     #[tokio::test]
@@ -430,6 +576,49 @@ mod tests {
         assert_eq!((record.outcome, record.text.as_deref()), (Some(Outcome::Done), Some("it is")));
         let next = after.begin(&name("web"), JobKind::Deploy, &name("v2")).ok().unwrap();
         assert_eq!(next.id(), 2);
+    }
+
+    #[tokio::test]
+    async fn of_what_programs_say_the_last_lines_are_kept_and_the_rest_is_counted() {
+        let state = tempfile::tempdir().unwrap();
+        let jobs = jobs(state.path()).await;
+        let reporter = jobs.begin(&name("web"), JobKind::Deploy, &name("v1")).ok().unwrap();
+        let step = |step| reporter.say(What::Step { step, note: String::new() });
+        let line = |step, n: usize| reporter.say(What::Line { step, text: n.to_string() });
+        let events = || jobs.follow(reporter.id()).unwrap().borrow().clone();
+        let shown = |events: &Events, n: usize| {
+            let show = |event: &Event| match &event.what {
+                What::Step { step, .. } => (event.id, step.to_string()),
+                What::Line { text, .. } => (event.id, text.clone()),
+                what => panic!("{what:?}"),
+            };
+            events.list.iter().take(n).map(show).collect::<Vec<_>>()
+        };
+        step(Step::Fetch);
+        (1..=10).for_each(|n| line(Step::Fetch, n));
+        step(Step::Build);
+        (1..=LINES).for_each(|n| line(Step::Build, n));
+        let owned = |all: &[(u64, &str)]| -> Vec<(u64, String)> {
+            all.iter().map(|(id, text)| (*id, (*text).to_owned())).collect()
+        };
+        let gap = "[10 lines are not shown any more]";
+        let begin = [(1, "fetch"), (11, gap), (12, "build"), (13, "1"), (14, "2")];
+        assert_eq!(shown(&events(), 5), owned(&begin));
+        line(Step::Build, LINES + 1);
+        let other = "[1 line is not shown any more]";
+        let begin = [(1, "fetch"), (11, gap), (12, "build"), (13, other), (14, "2")];
+        assert_eq!(shown(&events(), 5), owned(&begin));
+        (2..=LINES).for_each(|n| line(Step::Build, LINES + n));
+        let last = events();
+        assert_eq!(last.list.len(), LINES + 4);
+        let gone = format!("[{LINES} lines are not shown any more]");
+        let begin = [(12, "build"), (12 + LINES as u64, &gone), (13 + LINES as u64, "2001")];
+        assert_eq!(shown(&last, 5)[2..], owned(&begin));
+        // Whoever has seen some of them goes on with what there is.
+        assert_eq!(last.after(500).next().map(|event| event.id), Some(12 + LINES as u64));
+        let id = last.list.back().unwrap().id;
+        assert!(last.after(id).next().is_none() && last.after(id - 1).count() == 1);
+        assert!(last.list.iter().zip(last.list.iter().skip(1)).all(|(a, b)| a.id < b.id));
     }
 
     #[tokio::test]

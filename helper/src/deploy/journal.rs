@@ -25,7 +25,8 @@ pub use remembered::{Remembered, Slot, Switch, Underway};
 /// The file in the state folder.
 pub const FILE: &str = "journal.db";
 
-/// How many jobs are kept, with their events.
+/// How many jobs of each application are kept, with their events: one that deploys often takes nothing
+/// from the others.
 const KEPT: u64 = 1000;
 
 /// What the database looks like. A change of it raises [`VERSION`].
@@ -300,8 +301,9 @@ impl Journal {
             let kind = job.kind.to_string();
             let (app, release) = (job.app.as_str(), job.release.as_str());
             connection.execute(sql, params![job.job, app, kind, release, job.since])?;
-            let old = job.job.saturating_sub(KEPT);
-            connection.execute("DELETE FROM jobs WHERE job <= ?1", [old])?;
+            let sql = "DELETE FROM jobs WHERE app = ?1 AND job <=
+                           (SELECT job FROM jobs WHERE app = ?1 ORDER BY job DESC LIMIT 1 OFFSET ?2)";
+            connection.execute(sql, params![app, KEPT])?;
             Ok(())
         });
     }

@@ -120,11 +120,14 @@ impl Releases {
     pub fn prune(&self, keep: usize, in_use: &[ReleaseName]) -> io::Result<Vec<ReleaseName>> {
         let names: Vec<ReleaseName> = self.all()?.into_iter().map(|(_, name)| name).collect();
         let out = to_remove(&names, keep, in_use);
+        let (folder, logs) = (self.held(RELEASES)?, self.held(LOG)?);
         for release in &out {
-            self.remove(release)?;
-            let Some(logs) = self.held(LOG)? else { continue };
+            if let Some(folder) = &folder {
+                remove_at(folder, release.as_str().as_ref())?;
+            }
+            let Some(logs) = &logs else { continue };
             for log in [self.log(release), hook::log(&self.root, release)] {
-                remove_at(&logs, log.file_name().unwrap_or_default())?;
+                remove_at(logs, log.file_name().unwrap_or_default())?;
             }
         }
         self.prune_logs(keep)?;

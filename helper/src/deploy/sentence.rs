@@ -14,10 +14,21 @@ pub(super) struct About<'a> {
     pub(super) old: Option<&'a ReleaseName>,
     /// Of a recovery: what it makes of the job that was cut off.
     pub(super) recovers: Option<String>,
-    /// What the old release was stopped with.
-    pub(super) cut: Option<InFlight>,
-    /// Why what was begun is not taken back yet.
-    pub(super) left: Option<&'a str>,
+    /// Whether that is to be taken back.
+    pub(super) takes_back: bool,
+    /// The release that was stopped with something in flight, and what it had.
+    pub(super) cut: Option<&'a (ReleaseName, InFlight)>,
+    /// What could not be taken back.
+    pub(super) left: Option<&'a Left>,
+}
+
+/// Why something is left of what a job had begun.
+#[derive(Debug)]
+pub(super) enum Left {
+    /// NGINX, which may be sending requests there, cannot be asked: it is tried again.
+    ForNow(String),
+    /// It is another reason, and nobody tries it again.
+    Over(String),
 }
 
 impl About<'_> {
@@ -49,7 +60,8 @@ impl About<'_> {
             }
             Outcome::SwitchedBack => {
                 format!(
-                    "{app}: \"{release}\" had requests and is taken back, {}: {because}",
+                    "{app}: \"{release}\" had requests and {}, {}: {because}",
+                    self.taken(),
                     self.still()
                 )
             }
@@ -57,6 +69,13 @@ impl About<'_> {
                 "{app}: \"{release}\" should be taken back, but the old release cannot serve: {because}; \
                  `shunt status {app}` shows what runs"
             ),
+            Outcome::Failed | Outcome::Unhealthy if self.takes_back => {
+                let what = self.recovers.as_deref().unwrap_or_default();
+                format!(
+                    "{app}: {what}: {because}; shuntd tries it again at its next start, unless another job \
+                     has run by then"
+                )
+            }
             Outcome::Failed | Outcome::Unhealthy if self.kind == JobKind::Recover => {
                 format!("{app}: \"{release}\" is active but does not run as it should: {because}")
             }
@@ -67,19 +86,33 @@ impl About<'_> {
                 format!("{app}: \"{release}\" is refused, {}: {because}", self.still())
             }
             Outcome::Aborted => {
-                format!("{app}: \"{release}\" is taken back, {}: {because}", self.still())
+                format!("{app}: \"{release}\" {}, {}: {because}", self.taken(), self.still())
             }
         };
-        if let Some(why) = self.left {
-            text.push_str(&format!(
+        match self.left {
+            Some(Left::ForNow(why)) => text.push_str(&format!(
                 "; \"{release}\" is not taken back yet, and may still get requests: {why}; shuntd tries it \
                  again once NGINX answers"
-            ));
+            )),
+            // It is said already.
+            Some(Left::Over(_)) if self.takes_back => {}
+            Some(Left::Over(why)) => text.push_str(&format!(
+                "; not all of \"{release}\" is taken back: {why}; `shunt status {app}` shows what is left"
+            )),
+            None => {}
         }
-        if let Some(cut) = self.cut {
-            text.push_str(&self.warning(cut));
+        if let Some((release, cut)) = self.cut {
+            text.push_str(&self.warning(release, *cut));
         }
         text
+    }
+
+    /// Whether the release is gone, or only on its way.
+    fn taken(&self) -> &'static str {
+        match self.left {
+            None => "is taken back",
+            Some(_) => "is to be taken back",
+        }
     }
 
     /// Whether a hook failed that runs after the switch.
@@ -97,9 +130,8 @@ impl About<'_> {
     }
 
     /// What is said of requests that a release was stopped with.
-    fn warning(&self, cut: InFlight) -> String {
+    fn warning(&self, release: &ReleaseName, cut: InFlight) -> String {
         let drain = &self.app.drain;
-        let old = self.old.map_or("", ReleaseName::as_str);
         let kinds = [
             (cut.requests, "request", "timeout", drain.timeout),
             (cut.upgraded, "upgraded connection", "upgraded_timeout", drain.upgraded_timeout),
@@ -108,11 +140,82 @@ impl About<'_> {
             format!("{} (drain {name} {})", count(*n, what), Span(*limit))
         });
         let kinds: Vec<_> = kinds.collect();
-        format!("; warning: \"{old}\" was stopped with {} in flight", kinds.join(" and "))
+        format!("; warning: \"{release}\" was stopped with {} in flight", kinds.join(" and "))
     }
 }
 
 /// So many of something, as one reads it.
 pub(super) fn count(n: u64, what: &str) -> String {
     if n == 1 { format!("1 {what}") } else { format!("{n} {what}s") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is known of it beyond its names.
+    #[derive(Default)]
+    struct Known<'a> {
+        recovers: Option<&'a str>,
+        cut: Option<&'a (ReleaseName, InFlight)>,
+        left: Option<&'a Left>,
+    }
+
+    fn ended(kind: JobKind, outcome: Outcome, known: &Known<'_>) -> String {
+        let text = "name = \"web\"\nroot = \"/srv/web\"\nnginx = \"unix:/nowhere\"\n[run]\n\
+                    command = [\"./server\"]\nslots = [\"127.0.0.1:1\", \"127.0.0.1:2\"]";
+        let app = config::App::parse(text).unwrap();
+        let [old, release] = ["v1", "v2"].map(|name| ReleaseName::new(name).unwrap());
+        let about = About {
+            app: &app,
+            kind,
+            release: &release,
+            old: Some(&old),
+            recovers: known.recovers.map(str::to_owned),
+            takes_back: known.recovers.is_some(),
+            cut: known.cut,
+            left: known.left,
+        };
+        about.ended(outcome, Some("it is ill".to_owned()))
+    }
+
+    #[test]
+    fn only_what_is_taken_back_is_said_to_be() {
+        let back = ended(JobKind::Deploy, Outcome::Aborted, &Known::default());
+        assert_eq!(back, "web: \"v2\" is taken back, \"v1\" still serves: it is ill");
+        let left = Left::Over("2 in flight".to_owned());
+        let known = Known { left: Some(&left), ..Known::default() };
+        let back = ended(JobKind::Deploy, Outcome::Aborted, &known);
+        assert_eq!(
+            back,
+            "web: \"v2\" is to be taken back, \"v1\" still serves: it is ill; not all of \"v2\" is taken \
+             back: 2 in flight; `shunt status web` shows what is left"
+        );
+        let later = Left::ForNow("no answer".to_owned());
+        let known = Known { left: Some(&later), ..Known::default() };
+        let back = ended(JobKind::Deploy, Outcome::SwitchedBack, &known);
+        assert!(back.contains("had requests and is to be taken back, \"v1\" still"), "{back}");
+        assert!(back.ends_with("shuntd tries it again once NGINX answers"), "{back}");
+    }
+
+    #[test]
+    fn a_recovery_that_takes_nothing_back_does_not_call_the_release_active() {
+        let left = Left::Over("it is ill".to_owned());
+        let recovers = Some("the deploy of \"v2\" (job 3) is not taken back");
+        let known = Known { recovers, left: Some(&left), cut: None };
+        assert_eq!(
+            ended(JobKind::Recover, Outcome::Failed, &known),
+            "web: the deploy of \"v2\" (job 3) is not taken back: it is ill; shuntd tries it again at its \
+             next start, unless another job has run by then"
+        );
+    }
+
+    #[test]
+    fn what_was_cut_off_is_that_of_the_release_that_was_stopped() {
+        let cut = (ReleaseName::new("v2").unwrap(), InFlight { requests: 1, upgraded: 0 });
+        let known = Known { cut: Some(&cut), ..Known::default() };
+        let text = ended(JobKind::Deploy, Outcome::Unhealthy, &known);
+        let warning = "; warning: \"v2\" was stopped with 1 request (drain timeout 30s) in flight";
+        assert!(text.ends_with(warning), "{text}");
+    }
 }

@@ -6,6 +6,7 @@
 pub mod conf;
 pub mod daemon;
 pub mod disk;
+pub mod docker;
 pub mod keepalive;
 pub mod module;
 pub mod rights;
@@ -20,7 +21,7 @@ use std::time::Duration;
 use serde::Serialize;
 use shunt_api::ReleaseName;
 
-use crate::config::{self, App};
+use crate::config::{self, App, Runner};
 use crate::wire::{AppStatus, Apps};
 
 /// What to look at, and how.
@@ -182,13 +183,19 @@ async fn examine_app(
     findings.extend(rights::check(app));
     findings.extend(tools::check(app, std::env::var_os("PATH").as_deref()));
     findings.push(disk::check(app));
+    findings.extend(docker::check(app).await);
     let conf = conf::upstream(&options.nginx, app.upstream()).await;
     let slots = status.map_or(&[] as &[_], |status| &status.slots);
     for slot in slots.iter().filter(|slot| slot.release.is_some() && slot.runs) {
         findings.push(sockets::answers(&slot.address).await);
-        let Some(pid) = slot.pid else { continue };
-        findings.push(sockets::of_process(&slot.address, pid));
-        findings.extend(units::check(&options.systemctl, pid).await);
+        match slot.pid {
+            Some(pid) => {
+                findings.push(sockets::of_process(&slot.address, pid));
+                findings.extend(units::check(&options.systemctl, pid).await);
+            }
+            None if matches!(app.run.runner, Runner::Docker(_)) => {}
+            None => continue,
+        }
         let limit = options.keepalive;
         findings.push(keepalive::check(&slot.address, app.health.host(), &conf, limit).await);
     }

@@ -1,7 +1,7 @@
 //! The check by a program of the release: it runs in the release's folder, as the application's user,
 //! and is good when it ends with exit status 0.
 //!
-//! Its environment is the application's: `[run] env`, `RELEASE`, `SHUNT_APP`, `SHUNT_SLOT`, and `PORT`
+//! Its environment is the application's: `[run] env`, `RELEASE`, `SHUNT_APP`, `SHUNT_ROOT`, `SHUNT_SLOT`, and `PORT`
 //! unless the slot is a unix socket; and `SHUNT_STEP`, which is `health`. It gets no socket of its own.
 
 use std::ffi::OsString;

@@ -3,9 +3,11 @@
 use tokio::sync::watch;
 
 use crate::config::Slot;
+use crate::runner::docker::{self, Container};
 use crate::runner::external::External;
 use crate::runner::leftover::Identity;
-use crate::runner::process::{self, Process, StartError};
+use crate::runner::process::{self, Process};
+use crate::runner::start::StartError;
 use crate::runner::state::{End, State};
 use crate::runner::systemd::{self, Service};
 use crate::runner::tail::Tail;
@@ -17,6 +19,8 @@ pub enum Spec {
     Process(process::Spec),
     /// systemd.
     Systemd(systemd::Spec),
+    /// Docker's Engine.
+    Docker(Box<docker::Spec>),
     /// Somebody else, who does so already.
     External(Slot),
 }
@@ -28,6 +32,8 @@ pub enum Running {
     Process(Process),
     /// A service of systemd's.
     Systemd(Service),
+    /// A container of Docker's.
+    Docker(Box<Container>),
     /// Somebody else's.
     External(External),
 }
@@ -74,12 +80,13 @@ impl Running {
         Ok(match spec {
             Spec::Process(spec) => Self::Process(Process::start(spec).await?),
             Spec::Systemd(spec) => Self::Systemd(Service::start(spec).await?),
+            Spec::Docker(spec) => Self::Docker(Box::new(Container::start(*spec).await?)),
             Spec::External(slot) => Self::External(External::new(slot)),
         })
     }
 
     /// Stops a release and starts another one in its place, while the slot's socket stays open, so that
-    /// connections wait.
+    /// connections wait; a container has none that could.
     ///
     /// # Errors
     ///
@@ -94,6 +101,10 @@ impl Running {
             (Self::Systemd(old), Spec::Systemd(spec)) => match old.replace(spec).await {
                 Ok(new) => Ok(Self::Systemd(new)),
                 Err((held, error)) => Err(Box::new((Self::Systemd(held), error.into()))),
+            },
+            (Self::Docker(old), Spec::Docker(spec)) => match old.replace(*spec).await {
+                Ok(new) => Ok(Self::Docker(Box::new(new))),
+                Err((held, error)) => Err(Box::new((Self::Docker(Box::new(held)), error.into()))),
             },
             (Self::External(_), Spec::External(slot)) => Ok(Self::External(External::new(slot))),
             (old, _) => Err(Box::new((old, StartError::OtherRunner))),
@@ -112,7 +123,8 @@ impl Running {
                 let (end, rests) = service.retire().await;
                 (end, rests.map(Self::Systemd))
             }
-            // Whatever has started it, the application has another runner now.
+            // A container has no socket that could stay; and whatever has started the release, the
+            // application may have another runner now.
             (running, _) => (running.stop().await, None),
         }
     }
@@ -139,7 +151,7 @@ impl Running {
     pub fn starting(&self) -> Starting {
         match self {
             Self::Systemd(service) => Starting::Systemd(service.starting()),
-            Self::Process(_) | Self::External(_) => Starting::Already,
+            Self::Process(_) | Self::Docker(_) | Self::External(_) => Starting::Already,
         }
     }
 
@@ -165,6 +177,7 @@ impl Running {
         match self {
             Self::Process(process) => process.watch(),
             Self::Systemd(service) => service.watch(),
+            Self::Docker(container) => container.watch(),
             Self::External(external) => external.watch(),
         }
     }
@@ -175,6 +188,7 @@ impl Running {
         match self {
             Self::Process(process) => Tail::Log(process.log().clone()),
             Self::Systemd(service) => Tail::Journal(service.journal().clone()),
+            Self::Docker(container) => container.logs().map_or(Tail::Elsewhere, Tail::Container),
             Self::External(_) => Tail::Elsewhere,
         }
     }
@@ -193,6 +207,7 @@ impl Running {
         match self {
             Self::Process(process) => process.stop().await,
             Self::Systemd(service) => service.stop().await,
+            Self::Docker(container) => container.stop().await,
             Self::External(_) => End::NotOurs,
         }
     }

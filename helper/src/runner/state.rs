@@ -9,12 +9,12 @@ use tokio::sync::watch;
 pub enum State {
     /// It runs.
     Running {
-        /// The pid of its process; none when somebody else runs it.
+        /// The pid of its process; none in a container, and when somebody else runs it.
         pid: Option<u32>,
         /// How often it had to be started again.
         restarts: u32,
     },
-    /// It ended by itself and will be started again, unless systemd has been told otherwise.
+    /// It ended by itself and will be started again, unless systemd or Docker has been told otherwise.
     Ended {
         /// How it ended.
         how: String,

@@ -1,5 +1,6 @@
 //! The last that a release has said, wherever that went.
 
+use crate::runner::docker::Logs;
 use crate::runner::log::Log;
 use crate::runner::systemd::journal::Journal;
 
@@ -10,6 +11,8 @@ pub enum Tail {
     Log(Log),
     /// In systemd's journal.
     Journal(Journal),
+    /// With the Engine of a container.
+    Container(Logs),
     /// Nobody here knows.
     Elsewhere,
 }
@@ -20,6 +23,7 @@ impl Tail {
         match self {
             Self::Log(log) => log.last_lines(n),
             Self::Journal(journal) => journal.last_lines(n).await,
+            Self::Container(logs) => logs.last_lines(n).await,
             Self::Elsewhere => Vec::new(),
         }
     }

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use super::archive::{self, ArchiveError};
 use super::mirror::Git;
 use super::order::Order;
-use super::partial::{Partial, Revision};
+use super::partial::{Held, Partial, Revision};
 use super::reference::{Kind, Reference, is_hash};
 use super::url::{BadUrl, GitUrl};
 use super::{Fetched, SourceError, blocking};
@@ -185,11 +185,29 @@ async fn attempt(
     main.init().await?;
     let commit = main.commit(wanted.reference, lines).await?;
     lines(&format!("{} is commit {commit}", wanted.reference));
-    let mut partial = blocking(move || Partial::begin(order)).await?;
-    let mut left = vec![Part { copy: main, commit: commit.clone(), path: String::new(), depth: 0 }];
+    let mut held = Held::new(blocking(move || Partial::begin(order)).await?);
+    if let Err(error) = unpack(main, commit.clone(), wanted, &mut held, lines).await {
+        // Whoever tries again finds nothing of it.
+        held.discard().await;
+        return Err(error);
+    }
+    let partial = held.take()?;
+    let (folder, revision) = blocking(move || partial.finish(Revision::Is(commit))).await?;
+    Ok(Fetched { folder, revision })
+}
+
+/// Unpacks a commit, with its submodules if they are wanted.
+async fn unpack(
+    main: Copy<'_>,
+    commit: String,
+    wanted: &Wanted<'_>,
+    held: &mut Held,
+    lines: &mut Lines<'_>,
+) -> Result<(), SourceError> {
+    let mut left = vec![Part { copy: main, commit, path: String::new(), depth: 0 }];
     let mut submodules = 0;
     while let Some(part) = left.pop() {
-        partial = part.unpack(partial, lines).await?;
+        part.unpack(held, lines).await?;
         if wanted.submodules {
             let inner = part.submodules(lines).await?;
             submodules += inner.len();
@@ -199,8 +217,7 @@ async fn attempt(
             left.extend(inner);
         }
     }
-    let (folder, revision) = blocking(move || partial.finish(Revision::Is(commit))).await?;
-    Ok(Fetched { folder, revision })
+    Ok(())
 }
 
 /// A kept copy of a repository.
@@ -300,27 +317,19 @@ struct Part<'a> {
 
 impl<'a> Part<'a> {
     /// Unpacks it into its place.
-    async fn unpack(
-        &self,
-        mut partial: Partial,
-        lines: &mut Lines<'_>,
-    ) -> Result<Partial, SourceError> {
+    async fn unpack(&self, held: &mut Held, lines: &mut Lines<'_>) -> Result<(), SourceError> {
         let pipe = std::io::pipe();
         let path = self.copy.folder.clone();
         let (reader, writer) = pipe.map_err(|error| GitError::Folder { path, error })?;
         // When git is killed, this reads an archive without its end, and is done.
-        let unpacking = blocking(move || {
-            let unpacked = archive::unpack(reader, 0, &mut partial);
-            Ok((partial, unpacked))
-        });
+        let unpacking = held.with(move |partial| archive::unpack(reader, 0, partial));
         let prefix = format!("--prefix={}", self.path);
         let args = ["archive", "--format=tar", &prefix, &self.commit];
         let folder = &self.copy.folder;
         let packing = self.copy.git.run(folder, &args, Some(writer.into()), lines);
         let (packed, unpacked) = tokio::join!(packing, unpacking);
-        let (partial, unpacked) = unpacked?;
-        match (packed, unpacked) {
-            (Ok(()), Ok(_)) => Ok(partial),
+        match (packed, unpacked?) {
+            (Ok(()), Ok(_)) => Ok(()),
             // Git that cannot give out what is refused says so, too.
             (Err(error), Ok(_) | Err(ArchiveError::Broken(_))) => Err(error.into()),
             (_, Err(error)) => Err(GitError::Refused(error).into()),

@@ -1,4 +1,4 @@
-//! Where releases come from: a git repository, a folder, an archive.
+//! Where releases come from: a git repository, a folder, an archive; or a registry of images.
 //!
 //! A release is made beside its place, `<root>/releases/<release>`, and renamed at the end: it is whole
 //! or not there. All sources end alike: what all releases share is linked into it (`[source] shared`),
@@ -16,6 +16,7 @@ pub mod archive;
 pub mod checksum;
 pub mod folder;
 pub mod git;
+pub mod image;
 mod mirror;
 mod order;
 mod partial;
@@ -32,11 +33,14 @@ use std::time::Duration;
 use shunt_api::ReleaseName;
 
 use crate::clock::Span;
-use crate::config;
+use crate::config::{self, Runner};
 use crate::program::Lines;
+use crate::runner;
+use crate::runner::docker::DockerError;
 use archive::ArchiveError;
 use checksum::Sha256;
 use git::GitError;
+use image::Image;
 use order::{Order, Room};
 pub(crate) use partial::{path_of, place, remove_at};
 use reader::Reader;
@@ -67,6 +71,8 @@ pub enum Source {
         /// Its checksum; if left out, that of `<path>.sha256` if there is such a file.
         sha256: Option<Sha256>,
     },
+    /// An image of Docker's.
+    Image(Image),
 }
 
 impl Source {
@@ -84,7 +90,7 @@ impl Source {
     pub fn with_reference(self, reference: Reference) -> Option<Self> {
         match self {
             Self::Git { url, submodules, .. } => Some(Self::Git { url, reference, submodules }),
-            Self::Folder(_) | Self::Archive { .. } => None,
+            Self::Folder(_) | Self::Archive { .. } | Self::Image(_) => None,
         }
     }
 }
@@ -94,6 +100,7 @@ impl std::fmt::Display for Source {
         match self {
             Self::Git { url, reference, .. } => write!(f, "{url} {reference}"),
             Self::Folder(path) | Self::Archive { path, .. } => path.display().fmt(f),
+            Self::Image(image) => image.fmt(f),
         }
     }
 }
@@ -189,6 +196,12 @@ pub enum SourceError {
     /// Git did not give it.
     #[error(transparent)]
     Git(#[from] GitError),
+    /// There is no such image.
+    #[error(transparent)]
+    Image(#[from] Box<DockerError>),
+    /// An image is asked for, and the application has another runner meanwhile.
+    #[error("{0} is an image, which takes the runner \"docker\"")]
+    NoRunner(Image),
     /// It took too long.
     #[error("the release was not fetched within {} ([source] timeout)", Span(*.0))]
     Limit(Duration),
@@ -240,20 +253,37 @@ async fn within(
     match source.clone() {
         Source::Folder(from) => {
             let order = Order::new(app, by, release, Room::UNBOUNDED);
-            let _guard = order.stop.guard();
-            blocking(move || folder::fetch(&from, order)).await
+            let guard = order.stop.guard();
+            let fetched = blocking(move || folder::fetch(&from, order)).await?;
+            guard.keep();
+            Ok(fetched)
         }
         Source::Archive { path, sha256 } => {
             let order = Order::new(app, by, release, bounded);
-            let _guard = order.stop.guard();
+            let guard = order.stop.guard();
             let strip = app.source.strip;
-            blocking(move || archive::fetch(&path, sha256, strip, order)).await
+            let fetched = blocking(move || archive::fetch(&path, sha256, strip, order)).await?;
+            guard.keep();
+            Ok(fetched)
         }
         Source::Git { url, reference, submodules } => {
             let order = Order::new(app, None, release, bounded);
-            let _guard = order.stop.guard();
+            let guard = order.stop.guard();
             let wanted = git::Wanted { url: &url, reference: &reference, submodules };
-            git::fetch(app, &wanted, order, lines).await
+            let fetched = git::fetch(app, &wanted, order, lines).await?;
+            guard.keep();
+            Ok(fetched)
+        }
+        Source::Image(image) => {
+            let Runner::Docker(docker) = &app.run.runner else {
+                return Err(SourceError::NoRunner(image));
+            };
+            let limit = app.source.timeout;
+            let found = runner::docker::image::find(docker, &image, limit, lines).await;
+            let found = found.map_err(Box::new)?;
+            let order = Order::new(app, None, release, bounded);
+            let _guard = order.stop.guard();
+            blocking(move || image::fetch(&found, order)).await
         }
     }
 }

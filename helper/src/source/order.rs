@@ -3,13 +3,13 @@
 use std::io;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::{Gid, Mode, Uid, fchmod, fchown};
 use rustix::process::geteuid;
 use shunt_api::ReleaseName;
 
+use super::partial::Published;
 use super::reader::{Reader, Readers};
 use crate::config;
 
@@ -83,7 +83,19 @@ impl Room {
 
 /// Tells whoever works for a job that nobody waits for it any more.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Stop(Arc<AtomicBool>);
+pub(super) struct Stop(Arc<Mutex<Work>>);
+
+/// How far that is.
+#[derive(Debug, Default)]
+enum Work {
+    /// Somebody waits for it.
+    #[default]
+    Wanted,
+    /// The release is in its place.
+    Made(Published),
+    /// Nobody waits for it.
+    Unwanted,
+}
 
 impl Stop {
     /// Says so when it is dropped.
@@ -92,19 +104,49 @@ impl Stop {
     }
 
     pub(super) fn check(&self) -> io::Result<()> {
-        match self.0.load(Ordering::Relaxed) {
-            true => Err(io::Error::other("nobody waits for it any more")),
-            false => Ok(()),
+        match *self.lock() {
+            Work::Wanted | Work::Made(_) => Ok(()),
+            Work::Unwanted => Err(unwanted()),
         }
     }
+
+    /// Puts a release in its place, unless nobody waits for it any more. Whoever stops waiting at this
+    /// very moment takes it away again.
+    pub(super) fn publish(&self, put: impl FnOnce() -> io::Result<Published>) -> io::Result<()> {
+        let mut work = self.lock();
+        if matches!(*work, Work::Unwanted) {
+            return Err(unwanted());
+        }
+        *work = Work::Made(put()?);
+        Ok(())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Work> {
+        // Nothing is left half done under this lock.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn unwanted() -> io::Error {
+    io::Error::other("nobody waits for it any more")
 }
 
 /// See [`Stop::guard`].
 pub(super) struct StopGuard(Stop);
 
+impl StopGuard {
+    /// It was waited for until its end: what is made stays.
+    pub(super) fn keep(self) {
+        *self.0.lock() = Work::Unwanted;
+    }
+}
+
 impl Drop for StopGuard {
     fn drop(&mut self) {
-        self.0.0.store(true, Ordering::Relaxed);
+        let work = std::mem::replace(&mut *self.0.lock(), Work::Unwanted);
+        if let Work::Made(published) = work {
+            published.withdraw();
+        }
     }
 }
 

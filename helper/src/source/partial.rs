@@ -13,20 +13,24 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{
-    AtFlags, CWD, Dir, FileType, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT, chownat, fstat,
-    futimens, linkat, mkdirat, openat, readlinkat, renameat, symlinkat, syncfs, unlinkat,
+    AtFlags, CWD, Dir, FileType, FlockOperation, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT,
+    chownat, flock, fstat, futimens, linkat, mkdirat, openat, readlinkat, renameat, statat,
+    symlinkat, syncfs, unlinkat,
 };
 use rustix::io::Errno;
 use rustix::process::geteuid;
 
 use super::order::Order;
-use super::{REVISION, SourceError, revision, shared};
+use super::{REVISION, SourceError, blocking, revision, shared};
 
 /// How deep folders can lie in each other: each is open while what is in it is copied.
 pub(super) const DEPTH: usize = 100;
 
 /// How the name of a release ends that is being made. No release's own name can.
 const PARTIAL: &str = "+partial";
+
+/// How many attempts at one release can be at their end at once.
+const ATTEMPTS: usize = 100;
 
 const FOLDER: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
@@ -39,12 +43,20 @@ pub(super) enum Revision {
     Else(String),
 }
 
+/// A folder that is read, or locked.
+const OPEN: OFlags =
+    OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+
 /// A release that is being made. Whatever becomes of it, nothing is left when it is dropped unfinished.
+///
+/// An attempt that nobody waits for any more may end after the next one has begun: each has a folder of
+/// its own, and holds a lock on it, so that none takes away another's.
 #[derive(Debug)]
 pub(super) struct Partial {
     order: Order,
     releases: OwnedFd,
     name: OsString,
+    /// Its folder, with the lock on it.
     top: OwnedFd,
     /// The mode of the release's own folder.
     pub mode: u32,
@@ -52,21 +64,22 @@ pub(super) struct Partial {
 }
 
 impl Partial {
-    /// Begins one. What earlier attempts left, of whatever release, is removed: an application has one
-    /// job at a time.
+    /// Begins one. What earlier attempts left, of whatever release, is removed, unless one is still at its
+    /// end: an application has one job at a time.
     pub(super) fn begin(order: Order) -> Result<Self, SourceError> {
         let path = order.root.join("releases");
         let failed = |error: io::Error| SourceError::Write { path: path.clone(), error };
         let releases = place(&order.root, "releases").map_err(failed)?;
         let release = order.release.as_str();
-        if rustix::fs::statat(&releases, release, AtFlags::SYMLINK_NOFOLLOW).is_ok() {
+        if statat(&releases, release, AtFlags::SYMLINK_NOFOLLOW).is_ok() {
             return Err(SourceError::Exists(order.release));
         }
-        let name = OsString::from(format!(".{release}{PARTIAL}"));
         clear(&releases).map_err(failed)?;
-        mkdirat(&releases, &name, Mode::RWXU).map_err(|e| failed(e.into()))?;
-        let top = openat(&releases, &name, FOLDER | OFlags::NOFOLLOW, Mode::empty());
+        let name = make(&releases, release).map_err(|e| failed(e.into()))?;
+        let top = openat(&releases, &name, OPEN, Mode::empty());
         let top = top.map_err(|e| failed(e.into()))?;
+        // Nobody else knows of it yet, and who looks holds it no longer than that.
+        flock(&top, FlockOperation::LockExclusive).map_err(|e| failed(e.into()))?;
         Ok(Self { order, releases, name, top, mode: 0o755, finished: false })
     }
 
@@ -187,12 +200,16 @@ impl Partial {
         let top = openat(&self.top, ".", flags, Mode::empty())?;
         // Once, as flushing thousands of files one by one takes minutes.
         syncfs(&top)?;
-        self.order.stop.check()?;
         // From here on others may look into it.
         self.order.owner.give(&top, self.mode | 0o700)?;
         rustix::fs::fsync(&top)?;
-        renameat(&self.releases, &self.name, &self.releases, self.order.release.as_str())?;
-        self.finished = true;
+        let release = self.order.release.as_str();
+        self.order.stop.publish(|| {
+            let releases = self.releases.try_clone()?;
+            renameat(&self.releases, &self.name, &self.releases, release)?;
+            self.finished = true;
+            Ok(Published { releases, release: release.into() })
+        })?;
         rustix::fs::fsync(openat(&self.releases, ".", flags, Mode::empty())?)?;
         Ok(())
     }
@@ -219,24 +236,136 @@ impl Partial {
 
 impl Drop for Partial {
     fn drop(&mut self) {
-        if !self.finished {
+        if !self.finished && is_same(&self.top, &self.releases, &self.name) {
             // What went wrong before tells more than what goes wrong here.
             let _ = remove_at(&self.releases, &self.name);
         }
     }
 }
 
+/// Whether a name still means this folder.
+fn is_same(folder: &OwnedFd, parent: &OwnedFd, name: &OsStr) -> bool {
+    let found = statat(parent, name, AtFlags::SYMLINK_NOFOLLOW);
+    match (fstat(folder), found) {
+        (Ok(one), Ok(other)) => (one.st_dev, one.st_ino) == (other.st_dev, other.st_ino),
+        _ => false,
+    }
+}
+
+/// A release that is being made, for those who must not wait while files are removed: that happens
+/// elsewhere when this is dropped.
+#[derive(Debug)]
+pub(super) struct Held(Option<Partial>);
+
+impl Held {
+    pub(super) fn new(partial: Partial) -> Self {
+        Self(Some(partial))
+    }
+
+    /// Does something with it where one may wait.
+    pub(super) async fn with<T: Send + 'static>(
+        &mut self,
+        work: impl FnOnce(&mut Partial) -> T + Send + 'static,
+    ) -> Result<T, SourceError> {
+        let mut partial = self.take()?;
+        let (partial, done) = blocking(move || {
+            let done = work(&mut partial);
+            Ok((partial, done))
+        })
+        .await?;
+        self.0 = Some(partial);
+        Ok(done)
+    }
+
+    /// Gives it away.
+    pub(super) fn take(&mut self) -> Result<Partial, SourceError> {
+        let lost = || SourceError::Lost("what was begun is gone".to_owned());
+        self.0.take().ok_or_else(lost)
+    }
+
+    /// Removes it, and waits for that.
+    pub(super) async fn discard(mut self) {
+        if let Some(partial) = self.0.take() {
+            // What went wrong before tells more.
+            let _ = crate::file::blocking(move || {
+                drop(partial);
+                Ok(())
+            })
+            .await;
+        }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if let Some(partial) = self.0.take() {
+            elsewhere(move || drop(partial));
+        }
+    }
+}
+
+/// A release in its place.
+#[derive(Debug)]
+pub(super) struct Published {
+    releases: OwnedFd,
+    release: OsString,
+}
+
+impl Published {
+    /// Takes it away again: at once out of the way of the next attempt, and then its files.
+    pub(super) fn withdraw(self) {
+        let Self { releases, release } = self;
+        let beside = make(&releases, &release.to_string_lossy());
+        let moved = beside.and_then(|beside| {
+            renameat(&releases, &release, &releases, &beside)?;
+            Ok(beside)
+        });
+        let name = moved.unwrap_or(release);
+        // What is left of it, the next attempt removes.
+        elsewhere(move || drop(remove_at(&releases, &name)));
+    }
+}
+
+/// Does something where one may wait.
+fn elsewhere(work: impl FnOnce() + Send + 'static) {
+    match tokio::runtime::Handle::try_current() {
+        Ok(runtime) => drop(runtime.spawn_blocking(work)),
+        Err(_) => work(),
+    }
+}
+
+/// Makes a folder for a release beside its place.
+fn make(releases: &OwnedFd, release: &str) -> rustix::io::Result<OsString> {
+    let mut names = (0..ATTEMPTS).map(|n| match n {
+        0 => format!(".{release}{PARTIAL}"),
+        n => format!(".{release}+{n}{PARTIAL}"),
+    });
+    let made = names.find_map(|name| match mkdirat(releases, &name, Mode::RWXU) {
+        Ok(()) => Some(Ok(name.into())),
+        Err(Errno::EXIST) => None,
+        Err(error) => Some(Err(error)),
+    });
+    made.unwrap_or(Err(Errno::EXIST))
+}
+
 /// Removes what attempts have left that were cut off.
 fn clear(releases: &OwnedFd) -> io::Result<()> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let mut left = Vec::new();
-    for entry in Dir::read_from(openat(releases, ".", flags, Mode::empty())?)? {
+    for entry in Dir::read_from(openat(releases, ".", OPEN, Mode::empty())?)? {
         let name = entry?.file_name().to_bytes().to_owned();
         if name.ends_with(PARTIAL.as_bytes()) {
             left.push(OsString::from_vec(name));
         }
     }
-    left.iter().try_for_each(|name| remove_at(releases, name))
+    for name in left {
+        let lock = |folder: OwnedFd| flock(folder, FlockOperation::NonBlockingLockExclusive);
+        match openat(releases, &name, OPEN, Mode::empty()).and_then(lock) {
+            // One is still at its end, and removes it itself.
+            Err(Errno::WOULDBLOCK | Errno::NOENT) => {}
+            _ => remove_at(releases, &name)?,
+        }
+    }
+    Ok(())
 }
 
 /// The names of a path that has no others than plain ones.
@@ -313,6 +442,7 @@ mod tests {
         assert_eq!(beside.metadata().unwrap().permissions().mode() & 0o777, 0o700);
         partial.create(partial.top(), "a".as_ref()).unwrap();
         // As a daemon that is killed leaves it, and one before it has.
+        flock(partial.top(), FlockOperation::Unlock).unwrap();
         std::mem::forget(partial);
         fs::create_dir(releases.join(".v0+partial")).unwrap();
         assert!(!releases.join("v1").exists());
@@ -336,6 +466,59 @@ mod tests {
         let partial = Partial::begin(stopped).unwrap();
         assert!(partial.finish(Revision::Is(String::new())).is_err());
         assert_eq!(fs::read_dir(tmp.path().join("releases")).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn an_attempt_at_its_end_does_not_meet_the_next_one() {
+        let tmp = tempfile::tempdir().unwrap();
+        let first = Partial::begin(order(tmp.path())).unwrap();
+        first.create(first.top(), "first".as_ref()).unwrap();
+        // Nobody waits for the first one any more, but it is not through yet.
+        let second = Partial::begin(order(tmp.path())).unwrap();
+        second.create(second.top(), "second".as_ref()).unwrap();
+        first.create(first.top(), "more".as_ref()).unwrap();
+        drop(first);
+        let (path, _) = second.finish(Revision::Is("abc".to_owned())).unwrap();
+        let mut found: Vec<_> =
+            fs::read_dir(&path).unwrap().map(|e| e.unwrap().file_name()).collect();
+        found.sort();
+        assert_eq!(found, ["REVISION", "second"]);
+        assert_eq!(fs::read_dir(tmp.path().join("releases")).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_release_that_nobody_waits_for_is_withdrawn_when_it_is_there_already() {
+        let tmp = tempfile::tempdir().unwrap();
+        let releases = tmp.path().join("releases");
+        let order = order(tmp.path());
+        let (stop, guard) = (order.stop.clone(), order.stop.guard());
+        Partial::begin(order.clone()).unwrap().finish(Revision::Is("abc".to_owned())).unwrap();
+        assert!(releases.join("v1").exists() && stop.check().is_ok());
+        drop(guard);
+        assert_eq!(fs::read_dir(&releases).unwrap().count(), 0);
+        assert!(stop.check().is_err());
+        // One that is waited for stays.
+        let order = super::super::order::testing::order(tmp.path());
+        let guard = order.stop.guard();
+        Partial::begin(order).unwrap().finish(Revision::Is("abc".to_owned())).unwrap();
+        guard.keep();
+        assert!(releases.join("v1").exists());
+    }
+
+    #[tokio::test]
+    async fn what_is_given_up_is_removed_elsewhere_and_waited_for_if_that_is_wanted() {
+        let tmp = tempfile::tempdir().unwrap();
+        let releases = tmp.path().join("releases");
+        let mut held = Held::new(Partial::begin(order(tmp.path())).unwrap());
+        let made = held.with(|partial| partial.create(partial.top(), "a".as_ref()).is_ok()).await;
+        assert!(made.unwrap());
+        held.discard().await;
+        assert_eq!(fs::read_dir(&releases).unwrap().count(), 0);
+        let gone = Held::new(Partial::begin(order(tmp.path())).unwrap());
+        let next = Partial::begin(order(tmp.path())).unwrap();
+        drop(gone);
+        next.finish(Revision::Is("abc".to_owned())).unwrap();
+        assert!(releases.join("v1/REVISION").exists());
     }
 
     #[test]

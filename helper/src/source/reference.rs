@@ -15,7 +15,7 @@ pub struct Reference(String);
 const SHORT: usize = 7;
 
 /// The longest part of a release's name that is made of a reference.
-const LABEL: usize = 40;
+pub(super) const LABEL: usize = 40;
 
 /// Why a text is no reference.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -1,5 +1,6 @@
 //! What people do by hand between deploys: they switch, roll back, and look.
 
+use crate::world::module::Cut;
 use crate::world::{World, good, output, until};
 
 #[test]
@@ -144,4 +145,25 @@ fn a_deploy_in_place_warns_when_no_location_parks_requests() {
         warning[0].contains("no \"shunt_hold web;\" is in NGINX's configuration"),
         "{warning:?}"
     );
+}
+
+#[test]
+fn p7_of_a_job_and_what_is_done_by_hand_the_second_is_told_of_the_first() {
+    let world = World::new("");
+    good(&world, "v1");
+    world.module.cut(0, Cut::After);
+    let hold = world.begin(&["hold", "web", "--timeout", "30s"]);
+    until("NGINX is at it", || world.module.is_stalled().then_some(()));
+    for second in [world.shunt(&["prune", "web"]), world.deploy("v2", &[])] {
+        assert_eq!(second.code, 7, "{second:?}");
+        assert!(second.stderr.contains("web is locked since 2"), "{second:?}");
+        let holder = match rustix::process::geteuid().is_root() {
+            true => "by a hold that root does by hand",
+            false => "by a hold that the user with uid ",
+        };
+        assert!(second.stderr.contains(holder), "{second:?}");
+    }
+    world.module.let_go();
+    assert_eq!(output(hold.wait_with_output().unwrap()).code, 0);
+    good(&world, "v2");
 }

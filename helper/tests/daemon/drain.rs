@@ -90,3 +90,60 @@ fn websockets_that_stay_are_reported_and_cut_at_their_limit() {
     assert!(events.contains("cut: Some(InFlight { requests: 0, upgraded: 3 })"), "{events}");
     assert_eq!(world.module.names(), ["default", "v2"]);
 }
+
+/// A deploy of v2, which has a share of the requests and so many in flight, and is aborted; gives the world
+/// when v2 is stopped, and the deploy.
+fn cut_while_taken_back(requests: u64) -> (World, std::process::Child) {
+    let world = World::impatient(
+        "[canary]\nsteps = [{ share = 0.1, time = \"10ms\" }]\n[drain]\ntimeout = \"100ms\"",
+    );
+    good(&world, "v1");
+    world.edit_config("time = \"10ms\"", "time = \"1h\"");
+    world.reload();
+    let deploy = world.begin_deploy("v2", &[]);
+    until("v2 has its share", || world.module.state().canary);
+    let new = world.pid_of("v2").unwrap();
+    world.module.in_flight("v2", requests, 0);
+    let abort = world.begin(&["abort", "web"]);
+    until("v2 is stopped", || (!is_running(new)).then_some(()));
+    drop(abort);
+    (world, deploy)
+}
+
+#[test]
+fn p2_what_is_taken_back_at_the_limit_of_its_drain_is_said_to_be_cut_and_leaves_nginx() {
+    let (world, deploy) = cut_while_taken_back(2);
+    // NGINX sees that the connections are gone.
+    world.module.in_flight("v2", 0, 0);
+    let output = output(deploy.wait_with_output().unwrap());
+    assert_eq!(output.code, 1, "{output:?}");
+    assert!(output.stdout.contains("\"v2\" is taken back, \"v1\" still serves"), "{output:?}");
+    let warning = "; warning: \"v2\" was stopped with 2 requests (drain timeout 100ms) in flight\n";
+    assert!(output.stdout.ends_with(warning), "{output:?}");
+    let events = world.events_as(0, 2);
+    assert!(events.contains("cut: Some(InFlight { requests: 2, upgraded: 0 })"), "{events}");
+    assert_eq!(world.module.names(), ["default", "v1"]);
+    assert!(!world.path("web/releases/v2").exists());
+}
+
+#[test]
+fn what_runs_no_more_leaves_no_folder_though_nginx_refuses_to_forget_it() {
+    let (world, deploy) = cut_while_taken_back(1);
+    world.module.busy(&["DELETE"]);
+    world.module.in_flight("v2", 0, 0);
+    let output = output(deploy.wait_with_output().unwrap());
+    assert_eq!(output.code, 1, "{output:?}");
+    let said = "not all of \"v2\" is taken back: \"v2\" is stopped, but NGINX still has it: NGINX \
+                refuses: another";
+    assert!(output.stdout.contains(said), "{output:?}");
+    assert!(
+        output.stdout.contains("\"v2\" is to be taken back, \"v1\" still serves"),
+        "{output:?}"
+    );
+    assert!(!world.path("web/releases/v2").exists());
+    world.module.busy(&[]);
+    world.edit_config("time = \"1h\"", "time = \"10ms\"");
+    world.reload();
+    good(&world, "v3");
+    assert!(!world.module.names().contains(&"v2".to_owned()), "{:?}", world.module.names());
+}

@@ -257,3 +257,39 @@ fn a_daemon_that_ends_stops_its_releases_and_the_next_one_starts_the_active_one(
     assert_eq!(world.shunt(&["rollback", "web"]).code, 0);
     assert_eq!(world.module.active(), "v1");
 }
+
+#[test]
+fn p9_a_runner_that_does_not_answer_keeps_only_its_own_application_waiting() {
+    let mut world = World::new("");
+    good(&world, "v1");
+    world.end(Signal::KILL);
+    // What runs of the other application systemd knows, which is asked over a bus that says nothing.
+    let text = format!(
+        "name = \"shop\"\nroot = {:?}\nnginx = \"unix:/nowhere\"\n[run]\nunit = \"shop\"\n\
+         slots = [\"127.0.0.1:1\", \"127.0.0.1:2\"]\n",
+        world.path("shop")
+    );
+    std::fs::write(world.path("apps/shop.toml"), text).unwrap();
+    std::fs::create_dir_all(world.path("shop/releases/v7")).unwrap();
+    std::fs::create_dir(world.path("shop/slots")).unwrap();
+    std::os::unix::fs::symlink("../releases/v7", world.path("shop/slots/1")).unwrap();
+    let journal = rusqlite::Connection::open(world.path("state/journal.db")).unwrap();
+    let slot = serde_json::json!({ "slot": "127.0.0.1:1", "release": "v7", "process": null });
+    let remembered = serde_json::json!({ "slots": [slot] }).to_string();
+    let sql = "INSERT INTO apps (app, remembered) VALUES ('shop', ?1)";
+    journal.execute(sql, [remembered]).unwrap();
+    drop(journal);
+    let bus = std::os::unix::net::UnixListener::bind(world.path("bus.sock")).unwrap();
+    let mut command = world.shuntd("shuntd.sock");
+    let address = format!("unix:path={}", world.path("bus.sock").display());
+    command.env("DBUS_SYSTEM_BUS_ADDRESS", address);
+    world.start_as(command);
+    bus.set_nonblocking(true).unwrap();
+    let asked = until("systemd is asked", || bus.accept().ok());
+    world.idle();
+    good(&world, "v2");
+    let shop = world.shunt(&["prune", "shop"]);
+    assert_eq!(shop.code, 7, "{shop:?}");
+    assert!(shop.stderr.contains("a recover of release \"v7\""), "{shop:?}");
+    drop(asked);
+}

@@ -99,6 +99,23 @@ fn webhooks_are_told_how_a_deploy_went() {
     assert!(!world.log().contains("secret"));
 }
 
+#[test]
+fn a_daemon_that_ends_waits_for_webhooks_to_be_told() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/secret", listener.local_addr().unwrap());
+    let mut world =
+        World::new(&format!("[[notify]]\nurl = {url:?}\nevents = [\"began\", \"done\"]"));
+    good(&world, "v1");
+    // Nobody has listened until now: the daemon is told to end, and answers nobody else any more.
+    let daemon = crate::world::pid(world.daemon());
+    rustix::process::kill_process(daemon, rustix::process::Signal::TERM).unwrap();
+    until("the daemon lets nobody in", || (world.shunt(&["status"]).code == 8).then_some(()));
+    let told = ["began", "done"].map(|_| message(&listener));
+    assert_eq!([&told[0]["event"], &told[1]["event"]], ["began", "done"]);
+    world.killed();
+    assert!(!world.log().contains("is not told"), "{}", world.log());
+}
+
 /// The body of the next request, which is answered well.
 fn message(listener: &TcpListener) -> Value {
     let (mut stream, _) = listener.accept().unwrap();

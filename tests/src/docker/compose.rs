@@ -57,8 +57,22 @@ fn compose() -> Command {
     Command::new("docker-compose")
 }
 
-fn folder() -> PathBuf {
+/// Where the Compose files are.
+pub(super) fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../docker")
+}
+
+/// Runs the command on the file in this folder, with this environment.
+#[track_caller]
+pub(super) fn run_in(folder: &Path, name: &str, env: &[(&str, &str)], args: &[&str]) -> String {
+    let mut command = compose();
+    command.current_dir(folder).args(["--file", "compose.yaml", "--project-name", name]);
+    // A port of the host's that is free.
+    command.env("PORT", "0").envs(env.iter().copied()).args(args);
+    let output = command.output().unwrap_or_else(|e| panic!("docker-compose: {e}"));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{args:?}: {said}");
+    String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 impl Compose {
@@ -145,12 +159,5 @@ impl Compose {
 
 #[track_caller]
 fn run(name: &str, [blue, green]: [&str; 2], args: &[&str]) -> String {
-    let mut command = compose();
-    command.current_dir(folder()).args(["--file", "compose.yaml", "--project-name", name]);
-    // A port of the host's that is free.
-    command.env("PORT", "0").env("BLUE", blue).env("GREEN", green).args(args);
-    let output = command.output().unwrap_or_else(|e| panic!("docker-compose: {e}"));
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{args:?}: {said}");
-    String::from_utf8_lossy(&output.stdout).into_owned()
+    run_in(&folder(), name, &[("BLUE", blue), ("GREEN", green)], args)
 }

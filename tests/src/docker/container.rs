@@ -25,6 +25,11 @@ impl Container {
         Self { id }
     }
 
+    /// Its ID.
+    pub(super) fn id(&self) -> &str {
+        &self.id
+    }
+
     /// Runs a command in it.
     #[must_use]
     #[track_caller]

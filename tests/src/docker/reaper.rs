@@ -6,16 +6,18 @@ use std::process::{Child, Command, Stdio};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Waits for its standard input to end, which it also does when this process is killed. What a command
-/// was just making then may be there a moment later.
+/// was just making then may be there a moment later. A network can only go after all that is in it.
 const SCRIPT: &str = r#"
 remove() {
-    docker ps --all --quiet --filter "label=$1" | xargs -r docker rm --force --volumes
+    for label; do
+        docker ps --all --quiet --filter "label=$label" | xargs -r docker rm --force --volumes
+    done
     docker network ls --quiet --filter "label=$1" | xargs -r docker network rm
     docker volume ls --quiet --filter "label=$1" | xargs -r docker volume rm
 }
 read -r word
-remove "$1"
-[ "$word" = done ] || { sleep 2; remove "$1"; }
+remove "$@"
+[ "$word" = done ] || { sleep 2; remove "$@"; }
 "#;
 
 /// A process that outlives this one for a moment.
@@ -34,10 +36,16 @@ impl Reaper {
 
     /// Starts it for a label of this name, whose value begins so and is the test's own.
     pub(super) fn of(name: &str, value: &str) -> Self {
+        Self::with(name, value, |_| Vec::new())
+    }
+
+    /// The same, and containers with other labels go, too, which follow from that value.
+    pub(super) fn with(name: &str, value: &str, more: impl Fn(&str) -> Vec<String>) -> Self {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("the clock is set");
-        let label = format!("{name}={value}{}-{}", std::process::id(), now.as_nanos());
+        let value = format!("{value}{}-{}", std::process::id(), now.as_nanos());
+        let (label, more) = (format!("{name}={value}"), more(&value));
         let mut command = Command::new("sh");
-        command.args(["-c", SCRIPT, "reaper", &label]);
+        command.args(["-c", SCRIPT, "reaper", &label]).args(more);
         command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
         // Ctrl-C is for the tests.
         command.process_group(0);

@@ -27,7 +27,7 @@ pub(super) async fn job(
     let record = journal.job(job).await.map_err(|e| Refusal::failed(&e))?;
     let record = record.ok_or_else(|| unknown(job))?;
     let events = match shared.jobs.follow(job) {
-        Some(follow) => follow.borrow().list.clone(),
+        Some(follow) => follow.borrow().list.clone().into(),
         None => journal.events(job).await.map_err(|e| Refusal::failed(&e))?,
     };
     let all = shared.rights.allow(peer).await;
@@ -64,7 +64,7 @@ pub(super) async fn events(
             let known = journal.job(job).await.map_err(|e| Refusal::failed(&e))?;
             known.ok_or_else(|| unknown(job))?;
             let list = journal.events(job).await.map_err(|e| Refusal::failed(&e))?;
-            watch::channel(Events { list, ended: true, step: None }).1
+            watch::channel(Events::ended(list)).1
         }
     };
     let seen = headers.get("last-event-id").and_then(|id| id.to_str().ok()?.parse().ok());

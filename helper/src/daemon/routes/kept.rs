@@ -7,7 +7,7 @@ use axum::extract::{ConnectInfo, State};
 use axum::http::StatusCode;
 use jiff::Timestamp;
 use serde::Deserialize;
-use shunt_api::ReleaseName;
+use shunt_api::{Address, ReleaseName};
 
 use super::extract::{Path, Query};
 use super::{Answer, Refusal, find, free, may_change};
@@ -15,6 +15,8 @@ use crate::clock;
 use crate::config::Runner;
 use crate::daemon::peer::Peer;
 use crate::daemon::shared::Shared;
+use crate::deploy::app::App;
+use crate::file::blocking;
 use crate::hook;
 use crate::runner::log;
 use crate::wire::{KeptRelease, KeptReleases, Logs, Pruned, SlotStatus};
@@ -26,13 +28,18 @@ pub(super) async fn releases(
 ) -> Answer<Json<KeptReleases>> {
     let app = find(&shared, &name).await?;
     let status = app.status().await;
-    let all = app.releases.all().map_err(|e| Refusal::failed(&e))?;
-    let releases = all.into_iter().map(|(made, name)| {
+    let kept = app.releases.clone();
+    let all = blocking(move || {
+        let all = kept.all()?.into_iter();
+        Ok(all.map(|(made, name)| (made, kept.revision(&name), name)).collect::<Vec<_>>())
+    });
+    let all = all.await.map_err(|e| Refusal::failed(&e))?;
+    let releases = all.into_iter().map(|(made, revision, name)| {
         let runs_in = |slot: &&SlotStatus| slot.release.as_ref() == Some(&name) && !slot.listens;
         let slot = status.slots.iter().find(runs_in);
         KeptRelease {
             made: Timestamp::try_from(made).map(clock::text).unwrap_or_default(),
-            revision: app.releases.revision(&name),
+            revision,
             active: status.active.as_ref() == Some(&name),
             previous: status.previous.as_ref() == Some(&name),
             slot: slot.map(|slot| slot.address.clone()),
@@ -88,19 +95,22 @@ pub(super) async fn logs(
             );
             return Err(Refusal::new(StatusCode::NOT_FOUND, detail));
         };
-        let lines = match app.watch(&slot).await {
-            Some((_, tail)) => tail.last_lines(lines as usize).await,
-            None => Vec::new(),
-        };
+        let lines = said(&app, &slot, lines).await;
+        return Ok(Json(Logs { release, lines }));
+    }
+    // Of a container that was removed its file has the end.
+    if !hooks
+        && let Runner::Docker(_) = &app.config.run.runner
+        && let Some(slot) = app.slot_of(&release).await
+    {
+        let lines = said(&app, &slot, lines).await;
         return Ok(Json(Logs { release, lines }));
     }
     let path = match hooks {
         true => hook::log(&app.config.root, &release),
         false => app.releases.log(&release),
     };
-    let read = tokio::task::spawn_blocking(move || log::last_lines_of(&path, lines as usize));
-    let read = read.await.map_err(|e| Refusal::failed(&e))?;
-    match read {
+    match blocking(move || log::last_lines_of(&path, lines as usize)).await {
         Ok(lines) => Ok(Json(Logs { release, lines })),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             let detail = format!("nothing is kept of what \"{release}\" has said");
@@ -110,20 +120,32 @@ pub(super) async fn logs(
     }
 }
 
+/// The last lines of what is in a slot.
+async fn said(app: &App, slot: &Address, lines: u32) -> Vec<String> {
+    match app.watch(slot).await {
+        Some((_, tail)) => tail.last_lines(lines as usize).await,
+        None => Vec::new(),
+    }
+}
+
 /// Removes the oldest, as a deploy does at its end.
 pub(super) async fn prune(
     State(shared): State<Arc<Shared>>,
     ConnectInfo(peer): ConnectInfo<Peer>,
     Path(name): Path<String>,
 ) -> Answer<Json<Pruned>> {
-    let app = free(&shared, peer, &name).await?;
+    let (app, claim) = free(&shared, peer, &name, "a prune").await?;
     // Without NGINX nobody knows which release is active.
     let state = app.nginx.state().await.map_err(|e| Refusal::nginx(&e))?;
     let mut in_use = app.in_use(state.active.as_ref()).await;
     in_use.extend(state.previous);
     in_use.extend(state.releases.into_iter().map(|release| release.name));
     let (releases, keep) = (app.releases.clone(), app.config.keep.releases);
-    let removed = tokio::task::spawn_blocking(move || releases.prune(keep, &in_use)).await;
-    let removed = removed.map_err(|e| Refusal::failed(&e))?.map_err(|e| Refusal::failed(&e))?;
+    let removed = blocking(move || {
+        // It goes on when the client leaves, and nobody may come in between.
+        let _claim = claim;
+        releases.prune(keep, &in_use)
+    });
+    let removed = removed.await.map_err(|e| Refusal::failed(&e))?;
     Ok(Json(Pruned { removed }))
 }

@@ -20,9 +20,12 @@ pub(super) fn unused(app: &App, from: Option<&Source>) -> Answer<ReleaseName> {
 /// branch is not known before it is fetched.
 fn candidates(now: Timestamp, from: Option<&Source>) -> impl Iterator<Item = ReleaseName> {
     let mut name = now.strftime("%Y%m%dT%H%M%SZ").to_string();
-    if let Some(Source::Git { reference, .. }) = from
-        && let Some(label) = reference.label()
-    {
+    let label = match from {
+        Some(Source::Git { reference, .. }) => reference.label(),
+        Some(Source::Image(image)) => image.label(),
+        Some(Source::Folder(_) | Source::Archive { .. }) | None => None,
+    };
+    if let Some(label) = label {
         name = format!("{name}-{label}");
     }
     let numbered = move |n| if n == 0 { name.clone() } else { format!("{name}-{n}") };
@@ -46,6 +49,7 @@ mod tests {
             (None, "20261124T132440Z"),
             (Some(Source::Folder("/srv/dist".into())), "20261124T132440Z"),
             (Some(git("HEAD")), "20261124T132440Z"),
+            (Some(Source::Image("web:v2".parse().unwrap())), "20261124T132440Z-v2"),
             (Some(git("v2.1.0")), "20261124T132440Z-v2.1.0"),
             (Some(git("refs/tags/v2.1.0")), "20261124T132440Z-v2.1.0"),
             (Some(git("refs/pull/7/head")), "20261124T132440Z-pull-7-head"),

@@ -3,8 +3,8 @@
 
 use shunt_api::{Address, ReleaseName};
 
-use crate::deploy::app::App;
-use crate::runner::process::StartError;
+use crate::deploy::app::{App, Unwritten};
+use crate::runner::start::StartError;
 use crate::runner::state::{End, State};
 
 impl App {
@@ -66,9 +66,14 @@ impl App {
     /// # Errors
     ///
     /// [`StartError`]; then it does not run.
-    pub async fn rouse(&self, slot: &Address, release: &ReleaseName) -> Result<(), StartError> {
+    pub async fn rouse(
+        &self,
+        slot: &Address,
+        release: &ReleaseName,
+        unwritten: Unwritten,
+    ) -> Result<(), StartError> {
         let taken = self.inner.lock().await.take(slot);
-        let Some((_, rests)) = taken else { return self.start(slot, release).await };
+        let Some((_, rests)) = taken else { return self.start(slot, release, unwritten).await };
         match rests.rouse(self.spec(slot, release).await).await {
             Ok(roused) => {
                 self.add(slot, release, roused).await;

@@ -37,7 +37,7 @@ impl App {
     fn slots(&self) -> Vec<Slot> {
         match &self.config.run.runner {
             Runner::External { slots } => slots.clone(),
-            Runner::Process { .. } | Runner::Systemd(_) => {
+            Runner::Process { .. } | Runner::Systemd(_) | Runner::Docker(_) => {
                 self.config.run.slots.iter().cloned().map(Slot::Address).collect()
             }
         }
@@ -63,6 +63,29 @@ impl App {
             inner.resolved.push((slot.clone(), address.clone()));
         }
         Ok(address)
+    }
+
+    /// The slot at this address as it is configured, if that has the name of a host.
+    pub(super) fn host_at(inner: &Inner, address: &Address) -> Option<Slot> {
+        // Two names can lead to one machine: it is the one that was just asked for.
+        let found = inner.resolved.iter().rev().find(|(_, at)| at == address);
+        found.map(|(slot, _)| slot.clone())
+    }
+
+    /// Where a slot is that has the name of a host, if it still is one; where it was if nobody knows that
+    /// now.
+    pub(super) async fn place_of(&self, host: &str, was: Address) -> Address {
+        let Some(slot) = self.slots().into_iter().find(|slot| slot.to_string() == host) else {
+            return was;
+        };
+        let mut inner = self.inner.lock().await;
+        let known = inner.resolved.iter().position(|(known, _)| *known == slot);
+        let address = match known {
+            Some(at) => inner.resolved.remove(at).1,
+            None => was,
+        };
+        inner.resolved.push((slot, address.clone()));
+        address
     }
 
     /// Resolves all of them; what cannot be is told in the log.
@@ -134,7 +157,7 @@ impl App {
             Running::External(external) => {
                 Some(release) == active && (external.slot() == slot || *at == address)
             }
-            Running::Process(_) | Running::Systemd(_) => {
+            Running::Process(_) | Running::Systemd(_) | Running::Docker(_) => {
                 *at == address && !running.state().is_at_rest()
             }
         });
@@ -152,6 +175,7 @@ impl App {
 mod tests {
     use super::*;
     use crate::config;
+    use crate::deploy::app::Unwritten;
     use crate::deploy::journal::Journal;
     use crate::runner::external::External;
     use serde_json::json;
@@ -222,7 +246,7 @@ mod tests {
         let none = upstream("default", "127.0.0.1:9");
         let first = app.free_slot(&none).await.unwrap().unwrap();
         assert_eq!(first.to_string(), "127.0.0.1:1");
-        app.start(&first, &name("v1")).await.unwrap();
+        app.start(&first, &name("v1"), Unwritten::Refused).await.unwrap();
         // By its name, also when that is another machine now.
         let moved = upstream("v1", "127.0.0.1:7");
         assert_eq!(free(&app, &moved).await, "127.0.0.1:2");
@@ -234,10 +258,10 @@ mod tests {
         }
         // What it puts there takes the place of what was there.
         let second = app.free_slot(&moved).await.unwrap().unwrap();
-        app.start(&second, &name("v2")).await.unwrap();
+        app.start(&second, &name("v2"), Unwritten::Refused).await.unwrap();
         let state = upstream("v2", "127.0.0.1:2");
         assert_eq!(app.named_slot("localhost:1", &state).await.unwrap(), first);
-        app.start(&first, &name("v3")).await.unwrap();
+        app.start(&first, &name("v3"), Unwritten::Refused).await.unwrap();
         let mut there = app.occupants().await;
         there.sort();
         assert_eq!(there, [(first.clone(), name("v3")), (second, name("v2"))]);

@@ -63,6 +63,10 @@ pub struct Underway {
 pub struct Slot {
     /// The slot.
     pub slot: Address,
+    /// The slot as it is configured, if that has the name of a host: it may be another machine by the
+    /// next start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
     /// The release in it.
     pub release: ReleaseName,
     /// Its process.
@@ -76,6 +80,6 @@ impl Slot {
     /// A release that is about to be in a slot.
     #[must_use]
     pub fn new(slot: Address, release: ReleaseName) -> Self {
-        Self { slot, release, process: None, listens: false }
+        Self { slot, host: None, release, process: None, listens: false }
     }
 }

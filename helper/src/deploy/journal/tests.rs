@@ -17,6 +17,7 @@ fn remembered(n: u64) -> Remembered {
         last_switch: Some(Switch { from: name("v1"), to: name("v2") }),
         slots: vec![Slot {
             slot: "127.0.0.1:3001".parse().unwrap(),
+            host: None,
             release: name("v2"),
             process: Some(Identity { pid: 7, start: n }),
             listens: false,
@@ -103,10 +104,16 @@ async fn jobs_are_kept_with_their_events() {
     assert_eq!(journal.events(3).await.unwrap(), [event]);
     assert_eq!(journal.job(4).await.unwrap(), None);
     assert_eq!(journal.last_job().await.unwrap(), 3);
-    // The oldest go, with their events.
-    journal.begun(&record(3 + KEPT, "web"));
+    // The oldest go, with their events, but those of other applications stay.
+    for job in 4..4 + KEPT {
+        journal.begun(&record(job, "web"));
+    }
     assert_eq!(journal.job(3).await.unwrap(), None);
     assert_eq!(journal.events(3).await.unwrap(), []);
+    assert_eq!(journal.job(2).await.unwrap(), Some(record(2, "shop")));
+    let history = journal.history(&name("web"), u32::MAX).await.unwrap();
+    assert_eq!(history.len() as u64, KEPT);
+    assert_eq!(history.last().map(|job| job.job), Some(4));
 }
 
 #[tokio::test]

@@ -10,6 +10,7 @@ use crate::deploy::engine::Job;
 use crate::deploy::failure::{Done, Failure};
 use crate::deploy::plan::Event;
 use crate::deploy::sentence::count;
+use crate::file::blocking;
 use crate::nginx::{AGAIN, NginxError};
 use crate::wire::Outcome;
 
@@ -103,7 +104,7 @@ impl Job<'_> {
             }
             None => "not ours to stop".to_owned(),
             Some(slot) => {
-                self.cut = Some(left).filter(|left| left.total() > 0);
+                self.cut = (left.total() > 0).then(|| (old.clone(), left));
                 let end = self.app.retire(&slot).await;
                 match self.app.is_at_rest(&slot).await {
                     true => format!("{end}; its socket listens"),
@@ -178,9 +179,9 @@ impl Job<'_> {
     }
 
     pub(in crate::deploy) async fn publish(&self) -> Done {
-        self.app
-            .releases
-            .publish(&self.release)
+        let (releases, release) = (self.app.releases.clone(), self.release.clone());
+        blocking(move || releases.publish(&release))
+            .await
             .map_err(|e| Failure::new(Outcome::Done, format!("cannot set \"current\": {e}")))?;
         Ok(format!("current -> releases/{}", self.release))
     }
@@ -188,9 +189,8 @@ impl Job<'_> {
     pub(in crate::deploy) async fn prune(&self) -> Done {
         let in_use = self.app.in_use(Some(&self.release)).await;
         let (releases, keep) = (self.app.releases.clone(), self.app.config.keep.releases);
-        let out = tokio::task::spawn_blocking(move || releases.prune(keep, &in_use))
+        let out = blocking(move || releases.prune(keep, &in_use))
             .await
-            .map_err(|e| Failure::new(Outcome::Done, e))?
             .map_err(|e| Failure::new(Outcome::Done, format!("cannot remove a release: {e}")))?;
         Ok(match out.as_slice() {
             [] => "nothing to remove".to_owned(),

@@ -3,16 +3,17 @@
 use shunt_api::{Address, ReleaseName, Upstream};
 
 use crate::config::{Runner, Strategy};
+use crate::deploy::app::Unwritten;
 use crate::deploy::engine::Job;
 use crate::deploy::failure::{Done, Failure};
-use crate::wire::{JobKind, Outcome};
+use crate::wire::{JobKind, Outcome, Step};
 
 impl Job<'_> {
     pub(in crate::deploy) async fn start(&mut self) -> Done {
         let slot = match (self.kind, &self.slot, &self.wanted) {
             (JobKind::Recover, ..) => self.start_again().await?,
             (_, Some(slot), _) if self.listens => {
-                let roused = self.app.rouse(slot, &self.release).await;
+                let roused = self.app.rouse(slot, &self.release, self.unwritten()).await;
                 roused.map_err(Failure::not_started)?;
                 slot.clone()
             }
@@ -56,6 +57,15 @@ impl Job<'_> {
         Ok(slot.to_string())
     }
 
+    /// What becomes of an order to start a release that cannot be written down: users are sent already to
+    /// what has to run again, and what is gone back to served them.
+    pub(super) fn unwritten(&self) -> Unwritten {
+        match (self.kind, self.step) {
+            (JobKind::Recover, _) | (_, Some(Step::SwitchBack | Step::Undo)) => Unwritten::Obeyed,
+            _ => Unwritten::Refused,
+        }
+    }
+
     /// The slot in which releases follow each other in place.
     pub(super) fn only_slot(&self) -> Result<Address, Failure> {
         let slot = self.app.config.run.slots.first().cloned();
@@ -68,11 +78,11 @@ impl Job<'_> {
         slot: &Address,
         release: &ReleaseName,
     ) -> Result<(), Failure> {
-        self.app.replace(slot, release).await.map_err(Failure::not_started)
+        self.app.replace(slot, release, self.unwritten()).await.map_err(Failure::not_started)
     }
 
     async fn start_in(&self, slot: &Address) -> Result<(), Failure> {
-        self.app.start(slot, &self.release).await.map_err(Failure::not_started)
+        self.app.start(slot, &self.release, self.unwritten()).await.map_err(Failure::not_started)
     }
 
     /// Starts the active release where it was, where NGINX looks for it; if that is taken, in
@@ -81,7 +91,7 @@ impl Job<'_> {
         if let Some(slot) = self.app.slot_of(&self.release).await {
             let rests = self.app.is_at_rest(&slot).await;
             // Connections may be waiting there.
-            if !rests || self.app.rouse(&slot, &self.release).await.is_ok() {
+            if !rests || self.app.rouse(&slot, &self.release, self.unwritten()).await.is_ok() {
                 self.app.started(&slot).await.map_err(Failure::not_started)?;
                 return Ok(slot);
             }
@@ -101,7 +111,7 @@ impl Job<'_> {
                 }
                 continue;
             }
-            match self.app.start(slot, &self.release).await {
+            match self.app.start(slot, &self.release, self.unwritten()).await {
                 Ok(()) => return Ok(slot.clone()),
                 Err(error) if error.is_in_use() => taken = Failure::new(Outcome::Failed, error),
                 Err(error) => return Err(Failure::not_started(error)),

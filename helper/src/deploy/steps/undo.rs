@@ -2,12 +2,13 @@
 
 use std::time::Instant;
 
-use shunt_api::{Address, ReleaseName};
+use shunt_api::{Address, InFlight, ReleaseName};
 
 use super::retire::still_runs;
 use crate::config::Strategy;
 use crate::deploy::engine::Job;
 use crate::deploy::failure::{Done, Failure};
+use crate::file::blocking;
 use crate::nginx::AGAIN;
 use crate::runner::leftover;
 use crate::runner::state::State;
@@ -20,54 +21,85 @@ impl Job<'_> {
         let release = self.release.clone();
         if self.resumes.is_some() {
             // What a killed daemon has left of the steps.
-            leftover::end_steps(&self.app.config.name, &self.app.config.root, &release);
+            let (app, root) = (self.app.config.name.clone(), self.app.config.root.clone());
+            let steps_of = release.clone();
+            let ended = blocking(move || {
+                leftover::end_steps(&app, &root, &steps_of);
+                Ok(())
+            });
+            ended.await.map_err(|e| Failure::new(Outcome::Failed, e))?;
         }
         if self.resumes.as_ref().is_some_and(|job| job.ran || job.kind == JobKind::Switch) {
             return Ok("it had begun nothing".to_owned());
         }
         let mut done = Vec::new();
+        // What NGINX still has in flight there, and whether that has been waited for.
+        let (mut known, mut waited) = (InFlight::default(), false);
         if self.announced {
             self.end_canary().await?;
             let left = self.quieten().await?;
-            let known = self.forget(&release).await.map_err(|e| e.about(&still_runs(&release)))?;
+            known = self.forget(&release).await.map_err(|e| e.about(&still_runs(&release)))?;
+            waited = left.is_some();
             if known.total() > 0 && left == Some(0) {
                 let left = known.total();
                 let why = format!("{}: it has {left} in flight", still_runs(&release));
                 return Err(Failure::new(Outcome::Failed, why));
             }
         }
+        let mut stopped = false;
         if self.strategy() == Strategy::InPlace
             && let Some(old) = self.old.clone()
         {
             if self.back_in_place(&old).await? {
                 done.push(format!("\"{old}\" runs again"));
+                stopped = true;
             }
         } else if let Some(slot) = self.app.slot_of(&release).await {
             self.app.stop(&slot).await;
             done.push("stopped".to_owned());
-            if self.listens {
-                // What has waited in vain ends now.
-                self.sweep().await?;
-            }
+            stopped = true;
         }
+        let is_left = known.total() > 0;
+        if stopped && waited && is_left {
+            self.cut = Some((release.clone(), known));
+        }
+        // What has waited in vain ends now, and what was cut off: NGINX forgets the release only then.
+        let swept = match stopped && (self.listens || is_left) {
+            true => self.sweep().await.map_err(|e| e.about(&still_known(&release))),
+            false => Ok(()),
+        };
         if self.origin() == JobKind::Deploy {
-            let folder = self.app.releases.of(&release);
-            if folder.symlink_metadata().is_ok() {
+            // What runs no more needs no folder, whatever NGINX says.
+            if self.remove_folder(&release).await? {
                 done.push("its folder is removed".to_owned());
             }
-            self.app
-                .releases
-                .remove(&release)
-                .map_err(|e| Failure::new(Outcome::Failed, format!("{}: {e}", folder.display())))?;
-            // Its own log stays for whoever looks for the reason.
-            let pruned = self.app.releases.prune_logs(self.app.config.keep.releases);
-            pruned
-                .map_err(|e| Failure::new(Outcome::Failed, format!("cannot remove a log: {e}")))?;
         }
+        swept?;
         Ok(match done.is_empty() {
             true => "there was nothing to take back".to_owned(),
             false => done.join(", "),
         })
+    }
+
+    /// Removes the release's folder, which may be a large one, and logs that nobody needs any more. Tells
+    /// whether it was there.
+    async fn remove_folder(&self, release: &ReleaseName) -> Result<bool, Failure> {
+        let (releases, keep) = (self.app.releases.clone(), self.app.config.keep.releases);
+        let (folder, release) = (releases.of(release), release.clone());
+        let removed = blocking(move || {
+            let was_there = folder.symlink_metadata().is_ok();
+            let named = |e: std::io::Error| {
+                std::io::Error::new(e.kind(), format!("{}: {e}", folder.display()))
+            };
+            releases.remove(&release).map_err(named)?;
+            // Its own log stays for whoever looks for the reason.
+            let named = |e: std::io::Error| {
+                std::io::Error::new(e.kind(), format!("cannot remove a log: {e}"))
+            };
+            releases.prune_logs(keep).map_err(named)?;
+            Ok(was_there)
+        });
+        removed.await.map_err(|e| Failure::new(Outcome::Failed, e))
     }
 
     /// No requests of users go to the release any more.
@@ -138,7 +170,8 @@ impl Job<'_> {
         let ran = self.runs(slot, release).await;
         if !ran {
             if self.app.is_free(slot).await {
-                self.app.start(slot, release).await.map_err(Failure::not_started)?;
+                let started = self.app.start(slot, release, self.unwritten()).await;
+                started.map_err(Failure::not_started)?;
             } else {
                 self.replace(slot, release).await?;
             }
@@ -146,4 +179,9 @@ impl Job<'_> {
         self.check(slot, release, 1).await?;
         Ok(!ran)
     }
+}
+
+/// What is said of a release that has stopped and that NGINX could not be told of.
+fn still_known(release: &ReleaseName) -> String {
+    format!("\"{release}\" is stopped, but NGINX still has it")
 }

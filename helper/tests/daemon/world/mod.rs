@@ -127,7 +127,8 @@ impl World {
         self.start_as(mortal::command(self, n));
     }
 
-    fn start_as(&mut self, mut command: Command) {
+    /// Starts a daemon by this command, and waits for nothing.
+    pub fn start_as(&mut self, mut command: Command) {
         let log = fs::OpenOptions::new().create(true).append(true).open(self.path("shuntd.log"));
         self.daemon = Some(command.stderr(log.unwrap()).spawn().unwrap());
     }

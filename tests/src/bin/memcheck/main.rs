@@ -33,6 +33,8 @@ const WAYS: usize = 40;
 /// So many of them before that.
 const WARM: usize = 10;
 const WORKERS: usize = 2;
+/// No worker has more requests at once than this: it keeps room for as many as it ever had.
+const AT_ONCE: usize = 16;
 /// One for each kind of balancing, and one with TLS, whose sessions a view keeps.
 const UPSTREAMS: [&str; 6] = ["web", "plain", "hash", "random", "ip", "tls"];
 /// Growth of all blocks, NGINX's cached connections included, that is no leak: one in each switch
@@ -45,7 +47,7 @@ fn main() -> ExitCode {
     let _ = fs::remove_dir_all(&logs);
     fs::create_dir_all(&logs).expect("a folder for the logs");
     let mut driver = Driver::start(&logs);
-    driver.serve_everything();
+    driver.crowd();
     let switching = driver.grown("switching", |driver| (0..ROUNDS).for_each(|i| driver.round(i)));
     // The first ones let each worker make what it keeps, such as its line of parked requests.
     (0..WARM).for_each(|i| driver.way(i));
@@ -158,9 +160,35 @@ impl Driver {
         }
     }
 
+    /// Lets every worker have as many requests at once as it ever has.
+    fn crowd(&mut self) {
+        let workers = self.nginx.workers();
+        // Which worker gets a connection is the kernel's choice.
+        let all = 2 * WORKERS * AT_ONCE;
+        until("every worker has had many requests at once", || {
+            self.a.hold();
+            let mut waiting: Vec<_> = (0..all).map(|_| self.nginx.connect()).collect();
+            for connection in &mut waiting {
+                connection.send("GET", "/held/web", &[], b"").expect("a request");
+            }
+            until("all of them are held", || (self.a.held() == all).then_some(()));
+            self.a.let_go();
+            let served: Vec<u32> = waiting
+                .iter_mut()
+                .map(|connection| connection.receive().expect("an answer"))
+                .map(|response| response.header("x-worker").expect("one").parse().expect("a pid"))
+                .collect();
+            self.counts.requests += all;
+            let has_many = |pid: &u32| served.iter().filter(|one| *one == pid).count() >= AT_ONCE;
+            workers.iter().all(has_many).then_some(())
+        });
+    }
+
     /// How much the workers have grown by something that begins and ends with the same state.
     fn grown(&mut self, stage: &'static str, f: impl FnOnce(&mut Self)) -> Vec<Grown> {
         let workers = self.nginx.workers();
+        // What the stage before has left behind until the next request goes now.
+        self.serve_everything();
         for pid in &workers {
             let _ = valgrind::growth(&self.folder, *pid);
         }

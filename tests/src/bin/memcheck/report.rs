@@ -61,6 +61,7 @@ impl Report {
         for Grown { stage, pid, growth } in grown {
             println!("{pid:>8}  {stage:10} {:>14} {:>14}", growth.all, growth.module);
             if growth.module > 0 || growth.all > SLACK {
+                growth.places.iter().for_each(|place| println!("{place}"));
                 wrong.push(format!("process {pid} has grown by {stage}"));
             }
         }
