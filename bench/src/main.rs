@@ -68,8 +68,6 @@ enum Table {
     Scale,
     /// The helper: a deploy beside what it waits for, at rest, and to watch.
     Helper,
-    /// All of them.
-    All,
     /// Puts a table of the results into the README.
     Readme {
         /// The README.
@@ -131,22 +129,6 @@ fn main() -> ExitCode {
         Table::Faults => faults::run(&prepare(&args)),
         Table::Scale => scale::run(&prepare(&args)),
         Table::Helper => helper::run(&prepare(&args)),
-        Table::All => {
-            let bench = prepare(&args);
-            for run in [
-                steady::run,
-                flip::run,
-                flips::run,
-                websockets::run,
-                faults::run,
-                scale::run,
-                helper::run,
-            ] {
-                let began = Instant::now();
-                run(&bench);
-                println!("that took {:.0} s", began.elapsed().as_secs_f64());
-            }
-        }
     }
     println!("it took {:.0} s", began.elapsed().as_secs_f64());
     ExitCode::SUCCESS

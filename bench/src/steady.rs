@@ -57,7 +57,12 @@ fn round(one: &Running, case: &str, figures: &mut Figures) {
     if let Some(plain) = plain.last() {
         figures.add(case, name, "÷ plain", measured.rate() / plain);
     }
-    figures.add(case, name, "µs CPU/request", used.as_secs_f64() * 1e6 / measured.requests);
+    let time = used.as_secs_f64() * 1e6 / measured.requests;
+    figures.add(case, name, "µs CPU/request", time);
+    let plain = figures.rounds(case, Kind::Plain.name(), "µs CPU/request");
+    if let Some(plain) = plain.last() {
+        figures.add(case, name, "CPU ÷ plain", time / plain);
+    }
     figures.add(case, name, "p50, ms", measured.p50);
     figures.add(case, name, "p99, ms", measured.p99);
 }
