@@ -7,6 +7,7 @@ use shunt_tests::load::{Sample, Switch, failures, late_answers};
 
 use crate::bench::{Bench, Running};
 use crate::contender::Kind;
+use crate::flips::arrived;
 use crate::load::Load;
 use crate::results::Figures;
 use crate::stats::percentile;
@@ -68,6 +69,7 @@ fn round(one: &mut Running, figures: &mut Figures) {
         std::thread::sleep(AFTER);
     }
     let samples = load.stop();
+    arrived(one, release(FLIPS - 1));
     for (n, switch) in switches.iter().enumerate() {
         let until = switches.get(n + 1).map(|next| next.sent);
         let seen = Seen::of(&samples, switch, until);
@@ -124,6 +126,7 @@ fn alone(one: &mut Running, figures: &mut Figures) {
             began.elapsed().as_secs_f64() * 1e3
         })
         .collect();
+    arrived(one, release(ALONE - 1));
     add_times(one.kind.name(), &times, figures);
 }
 
