@@ -97,7 +97,7 @@ miri: ## the types and the state machine in Rust's interpreter, which sees undef
 memcheck: ## NGINX with the module under valgrind, through all that it does, reloads and killed workers included
 	scripts/memcheck
 
-bench: build ## what a request costs with the module, in instructions, beside NGINX without it
+bench: build ## what Shunt costs, beside other ways to do the same, into bench/results (scripts/bench NAME: one table)
 	scripts/bench
 
 compare: build ## the usual deploy script beside shunt deploy, under load, in a container with systemd

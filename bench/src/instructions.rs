@@ -23,6 +23,7 @@ use shunt_tests::until;
 use tempfile::TempDir;
 
 use crate::callgrind::{self, Profile};
+use crate::results::{Figures, Folder};
 
 /// Requests of a short run and of a long one: the difference is free of what starting costs.
 const REQUESTS: (usize, usize) = (500, 2500);
@@ -52,6 +53,9 @@ pub struct Args {
     /// costs more than 1 %.
     #[arg(long)]
     check: bool,
+    /// The same configuration, which does not fail.
+    #[arg(long, conflicts_with = "check")]
+    brief: bool,
     /// Only this NGINX: debian, trixie, stable.
     #[arg(long)]
     nginx: Option<String>,
@@ -98,8 +102,8 @@ const EXTRAS: [(&str, Extras); 5] = [
     ),
 ];
 
-/// Counts, prints a table, and tells whether P10 holds.
-pub fn run(args: &Args) -> ExitCode {
+/// Counts, prints a table, and tells whether P10 holds. The results of a check are not kept.
+pub fn run(args: &Args, folder: impl FnOnce() -> Folder) -> ExitCode {
     let builds = [
         ("debian", Build::debian as fn() -> Build),
         ("trixie", Build::trixie),
@@ -110,8 +114,12 @@ pub fn run(args: &Args) -> ExitCode {
         None => name != "trixie",
     };
     let mut good = true;
+    let mut figures = Figures::new("instructions");
     for (_, build) in builds.iter().filter(|(name, _)| wanted(name)) {
-        good &= table(&build(), args.check);
+        good &= table(&build(), args, &mut figures);
+    }
+    if !args.check {
+        figures.finish(&folder());
     }
     if good {
         ExitCode::SUCCESS
@@ -121,14 +129,16 @@ pub fn run(args: &Args) -> ExitCode {
     }
 }
 
-fn table(build: &Build, check: bool) -> bool {
+fn table(build: &Build, args: &Args, figures: &mut Figures) -> bool {
+    let (check, short) = (args.check, args.check || args.brief);
+    let nginx = format!("instructions of a proxied request, NGINX {}", build.version);
     println!("NGINX {}", build.version);
     let columns = ("counted", "calls", "in all", "ratio");
     println!("  {:<38} {:>9} {:>6} {:>9} {:>7}", "", columns.0, columns.1, columns.2, columns.3);
     let mut good = true;
-    let methods = if check { &METHODS[..1] } else { &METHODS };
+    let methods = if short { &METHODS[..1] } else { &METHODS };
     for (name, method) in methods {
-        for keepalive in if check { &["keepalive 32;"][..] } else { &["keepalive 32;", ""] } {
+        for keepalive in if short { &["keepalive 32;"][..] } else { &["keepalive 32;", ""] } {
             let with = if keepalive.is_empty() { "" } else { ", keepalive" };
             let case = |what: &str, shunt, zone| Case {
                 name: format!("{name}{with}: {what}"),
@@ -138,14 +148,17 @@ fn table(build: &Build, check: bool) -> bool {
                 zone,
             };
             let plain = count(build, &case("plain", None, false));
-            let show = |case: &Case| {
-                let cost = count(build, case);
-                show(&case.name, cost, plain)
+            let mut add = |case: &Case, cost: Cost| {
+                let ratio = show(&case.name, cost, plain);
+                figures.add(&nginx, &case.name, "instructions", cost.total(plain));
+                figures.add(&nginx, &case.name, "÷ plain", ratio);
+                ratio
             };
-            self::show(&case("plain", None, false).name, plain, plain);
+            add(&case("plain", None, false), plain);
+            let mut show = |case: &Case| add(case, count(build, case));
             let ratio = show(&case("shunt", Some(Extras::default()), false));
             good &= !(check && ratio > LIMIT);
-            if check {
+            if short {
                 continue;
             }
             show(&case("with NGINX's zone", None, true));

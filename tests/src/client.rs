@@ -2,17 +2,21 @@
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
+
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, recv};
 
 /// How long an answer may take.
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// Either kind of stream.
-pub trait Stream: Read + Write + Send {}
+pub trait Stream: Read + Write + Send + AsFd {}
 
-impl<T: Read + Write + Send> Stream for T {}
+impl<T: Read + Write + Send + AsFd> Stream for T {}
 
 /// A connection.
 pub struct Connection {
@@ -76,6 +80,15 @@ impl Connection {
         let stream = UnixStream::connect(path)?;
         stream.set_read_timeout(Some(LIMIT))?;
         Ok(Self { stream: BufReader::new(Box::new(stream)) })
+    }
+
+    /// Whether the other side still has it open, and has sent nothing: what a client looks at before it
+    /// uses a connection again.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+        let unread = !self.stream.buffer().is_empty();
+        !unread && recv(self.stream.get_ref(), &mut [0u8; 1][..], flags) == Err(Errno::AGAIN)
     }
 
     /// Sends a request and leaves the connection open for more.

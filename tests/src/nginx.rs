@@ -21,11 +21,15 @@ pub struct Nginx {
     /// The port of the server that proxies.
     pub port: u16,
     workers: usize,
+    connections: usize,
     http: String,
     main: String,
     module: Option<PathBuf>,
     master: Option<Master>,
 }
+
+/// How many connections a worker has at most, if nothing else is said.
+const CONNECTIONS: usize = 4096;
 
 /// How a master was started.
 #[derive(Debug)]
@@ -120,7 +124,9 @@ impl Nginx {
         let main = if geteuid().is_root() { "user root root;" } else { "" }.to_owned();
         let (module, port) = (Some(build.module.clone()), free_port());
         let build = build.clone();
-        let nginx = Self { build, folder, port, workers, http, main, module, master: None };
+        let connections = CONNECTIONS;
+        let nginx =
+            Self { build, folder, port, workers, connections, http, main, module, master: None };
         fs::create_dir(nginx.path("state")).expect("a folder");
         nginx.write_configuration();
         nginx
@@ -141,6 +147,12 @@ impl Nginx {
     /// From the next reload on there are so many workers.
     pub fn set_workers(&mut self, workers: usize) {
         self.workers = workers;
+        self.write_configuration();
+    }
+
+    /// From the next start on a worker has so many connections at most.
+    pub fn set_connections(&mut self, connections: usize) {
+        self.connections = connections;
         self.write_configuration();
     }
 
@@ -189,9 +201,9 @@ impl Nginx {
         let load = load.unwrap_or_default();
         let text = format!(
             "{load}\nworker_processes {};\n{}\npid {folder}/nginx.pid;\n\
-             error_log {folder}/error.log info;\nevents {{ worker_connections 4096; }}\n\
+             error_log {folder}/error.log info;\nevents {{ worker_connections {}; }}\n\
              http {{\naccess_log off;\nkeepalive_requests 10000000;\n{temp}\n{http}\n}}\n",
-            self.workers, self.main,
+            self.workers, self.main, self.connections,
         );
         fs::write(self.path("nginx.conf"), text).expect("its folder");
     }

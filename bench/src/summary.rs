@@ -1,0 +1,168 @@
+//! The table of the README, made of the results that were written.
+
+use std::fs;
+use std::path::Path;
+
+use crate::results::{Written, markdown, number};
+use crate::{faults, flip, flips, steady, websockets};
+
+/// Where it stands in the README.
+const BEGIN: &str = "<!-- made by scripts/bench readme -->";
+const END: &str = "<!-- until here -->";
+
+/// A line of it.
+struct Row {
+    what: &'static str,
+    /// The table, its case and the column.
+    of: (&'static str, &'static str, &'static str),
+    /// Whether rounds are added up, as one does with failures; otherwise it is the median.
+    sum: bool,
+}
+
+const fn median(what: &'static str, of: (&'static str, &'static str, &'static str)) -> Row {
+    Row { what, of, sum: false }
+}
+
+const fn sum(what: &'static str, of: (&'static str, &'static str, &'static str)) -> Row {
+    Row { what, of, sum: true }
+}
+
+const ROWS: [Row; 19] = [
+    median("requests a second ÷ a plain upstream's", ("steady", steady::KEPT, "÷ plain")),
+    median("processor time of a request, µs", ("steady", steady::KEPT, "µs CPU/request")),
+    median("a flip returns after, ms", ("flip", flip::UNDER_LOAD, "returns, ms")),
+    median(
+        "first answer of the new release after, ms",
+        ("flip", flip::UNDER_LOAD, "first of the new, ms"),
+    ),
+    sum(
+        "30 flips: answers of the old release to requests begun after the return",
+        ("flip", flip::UNDER_LOAD, "begun after the return, of the old"),
+    ),
+    sum("200 flips, 5 a second: failed requests", ("flips", flips::SLOW, "failed")),
+    median("p99 meanwhile ÷ without flips", ("flips", flips::SLOW, "p99 ÷ without flips")),
+    median("as many flips as possible: a second", ("flips", flips::MOST, "flips/s")),
+    sum("failed requests meanwhile", ("flips", flips::MOST, "failed")),
+    median("processes afterwards", ("flips", flips::MOST, "processes after")),
+    sum(
+        "200 flips, 200 WebSockets open: broken ones",
+        ("websockets", websockets::CASE, "broken WebSockets"),
+    ),
+    median("processes afterwards", ("websockets", websockets::CASE, "processes after")),
+    sum("the new release is dead: failed requests in 2 s", ("faults", faults::DEAD, "failed")),
+    median("the longest answer then, ms", ("faults", faults::DEAD, "longest, ms")),
+    sum("it dies 1 s after the flip: failed requests in 1 s", ("faults", faults::DYING, "failed")),
+    median("the longest answer then, ms", ("faults", faults::DYING, "longest, ms")),
+    sum(
+        "`kill -9` of the worker, three times: failed requests",
+        ("faults", faults::WORKER, "failed"),
+    ),
+    sum(
+        "`kill -9` of all processes, three times: failed requests",
+        ("faults", faults::ALL, "failed"),
+    ),
+    sum("how often the flip was forgotten then", ("faults", faults::ALL, "the flip is forgotten")),
+];
+
+/// What keeps the table from being made.
+#[derive(Debug, thiserror::Error)]
+pub enum SummaryError {
+    /// A command was not run.
+    #[error("{0}.csv is missing in the results, or is no table; run \"scripts/bench {0}\"")]
+    Missing(&'static str),
+    /// The table that it made has something else in it.
+    #[error("{table}.csv has no {what:?}; run \"scripts/bench {table}\" again")]
+    Without {
+        /// The table.
+        table: &'static str,
+        /// What it lacks.
+        what: &'static str,
+    },
+    /// The README has no place for it.
+    #[error("README.md has no lines {BEGIN:?} and {END:?}")]
+    NoPlace,
+    /// A file cannot be read or written.
+    #[error("README.md: {0}")]
+    File(#[from] std::io::Error),
+}
+
+/// Puts the table into a README.
+///
+/// # Errors
+///
+/// [`SummaryError`].
+pub fn write(results: &Path, readme: &Path) -> Result<(), SummaryError> {
+    let text = replace(&fs::read_to_string(readme)?, &table(results)?)?;
+    Ok(fs::write(readme, text)?)
+}
+
+fn replace(readme: &str, table: &str) -> Result<String, SummaryError> {
+    let (before, rest) = readme.split_once(BEGIN).ok_or(SummaryError::NoPlace)?;
+    let (_, after) = rest.split_once(END).ok_or(SummaryError::NoPlace)?;
+    Ok(format!("{before}{BEGIN}\n\n{table}\n{END}{after}"))
+}
+
+fn table(results: &Path) -> Result<String, SummaryError> {
+    let read = |name| Written::read(results, name).ok_or(SummaryError::Missing(name));
+    let steady = read("steady")?;
+    let all = steady.all();
+    let mut rows = vec![
+        std::iter::once(String::new())
+            .chain(all.iter().map(ToString::to_string))
+            .collect::<Vec<_>>(),
+    ];
+    for row in &ROWS {
+        let (name, case, what) = row.of;
+        let written = read(name)?;
+        let value = |who: &&str| match row.sum {
+            true => written.sum(case, who, what),
+            false => written.median(case, who, what),
+        };
+        let values: Vec<Option<f64>> = all.iter().map(value).collect();
+        if values.iter().all(Option::is_none) {
+            return Err(SummaryError::Without { table: name, what });
+        }
+        let cells = values.into_iter().map(|value| value.map_or("—".to_owned(), number));
+        rows.push(std::iter::once(row.what.to_owned()).chain(cells).collect());
+    }
+    let rows: Vec<Vec<&str>> =
+        rows.iter().map(|row| row.iter().map(String::as_str).collect()).collect();
+    Ok(format!("{}\nMeasured on: {}.\n", markdown(&rows), steady.machine))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::results::{Figures, Folder};
+
+    #[test]
+    fn the_table_has_who_was_measured_and_says_what_is_missing() {
+        let folder = tempfile::TempDir::new().unwrap();
+        let missing = table(folder.path()).unwrap_err().to_string();
+        assert!(missing.starts_with("steady.csv is missing"), "{missing}");
+        let to = Folder::new(folder.path(), "a machine".to_owned());
+        for name in ["steady", "flip", "flips", "websockets", "faults"] {
+            let mut figures = Figures::new(name);
+            for row in ROWS.iter().filter(|row| row.of.0 == name) {
+                figures.add(row.of.1, "Shunt", row.of.2, 2.0);
+                figures.add(row.of.1, "Shunt", row.of.2, 4.0);
+            }
+            figures.finish(&to);
+        }
+        let table = table(folder.path()).unwrap();
+        assert!(table.lines().next().unwrap().ends_with("| Shunt |"), "{table}");
+        let line = table.lines().find(|line| line.contains("µs")).unwrap();
+        assert!(line.ends_with("| 3     |"), "{line}");
+        let line = table.lines().find(|line| line.contains("5 a second: failed")).unwrap();
+        assert!(line.ends_with("| 6     |"), "{line}");
+        assert!(table.ends_with("\nMeasured on: a machine.\n"), "{table}");
+    }
+
+    #[test]
+    fn the_table_takes_the_place_of_the_last_one() {
+        let readme = format!("# A\n{BEGIN}\n\nold\n{END}\nmore\n");
+        let new = replace(&readme, "new\n").unwrap();
+        assert_eq!(new, format!("# A\n{BEGIN}\n\nnew\n\n{END}\nmore\n"));
+        assert!(matches!(replace("# A\n", "new"), Err(SummaryError::NoPlace)));
+    }
+}
