@@ -467,6 +467,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "takes long, and has nothing for Miri")]
     fn there_are_at_most_64_releases() {
         let mut numbers = Numbers(10);
         let mut state = empty();
