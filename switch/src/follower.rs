@@ -603,12 +603,13 @@ mod tests {
                 change::set_canary(state, &name("b"), Portion::of_parts(share)).unwrap()
             }
         };
-        // Miri is slow.
-        let (many, some) = if cfg!(miri) { (200, 5) } else { (1000, 100) };
+        // Miri is slow, and is not asked how good the chances are.
+        let (many, expected, some) =
+            if cfg!(miri) { (30, 1..30, 3) } else { (1000, 350..650, 100) };
         w.change(canary(5000));
         let went: Vec<_> = (0..many).map(|_| w.goes(&mut Plain)).collect();
         let canaries = went.iter().filter(|w| **w == ("b".into(), Reason::Canary)).count();
-        assert!((many * 35 / 100..many * 65 / 100).contains(&canaries), "{canaries}");
+        assert!(expected.contains(&canaries), "{canaries}");
         assert_eq!(w.goes(&mut Names("a")), ("a".into(), Reason::Preview));
         w.change(canary(10_000));
         assert!((0..some).all(|_| w.goes(&mut Plain).0 == "b"));
