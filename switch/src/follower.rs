@@ -557,7 +557,7 @@ mod tests {
 
     #[test]
     fn a_request_that_names_a_release_goes_there_unless_users_have_left_it() {
-        let words = words(1 << 16);
+        let words = words(1 << 14);
         let mut w = World::new(&words);
         assert_eq!(w.goes(&mut Plain), ("a".into(), Reason::Active));
         assert_eq!(w.goes(&mut Names("c")), ("c".into(), Reason::Preview));
@@ -569,7 +569,7 @@ mod tests {
 
     #[test]
     fn p1_a_request_goes_at_once_only_to_where_all_go_now() {
-        let words = words(1 << 16);
+        let words = words(1 << 14);
         let mut w = World::with_preview(&words, false);
         assert_eq!(w.goes_at_once(), None, "the release was not met yet");
         assert_eq!(w.goes(&mut Plain).0, "a");
@@ -588,7 +588,7 @@ mod tests {
             assert_eq!(w.zone.in_flight(column).total(), 0, "each was counted, and has ended");
         }
 
-        let words = self::words(1 << 16);
+        let words = self::words(1 << 14);
         let mut w = World::new(&words);
         w.goes(&mut Plain);
         assert_eq!(w.goes_at_once(), None, "a request may name its release");
@@ -596,7 +596,7 @@ mod tests {
 
     #[test]
     fn a_canary_gets_its_share_and_whoever_names_another_release_is_spared() {
-        let words = words(1 << 16);
+        let words = words(1 << 14);
         let mut w = World::new(&words);
         let canary = |share: u16| {
             move |state: &State| {
@@ -621,7 +621,7 @@ mod tests {
 
     #[test]
     fn a_request_falls_back_to_the_active_release_and_then_to_the_previous_one() {
-        let words = words(1 << 16);
+        let words = words(1 << 14);
         let mut w = World::new(&words);
         assert_eq!(w.falls_back(&["a"]), None, "there is no previous one");
         w.switch("b");
@@ -636,7 +636,7 @@ mod tests {
 
     #[test]
     fn requests_are_parked_while_there_is_room_and_the_hold_ends_by_itself() {
-        let words = words(1 << 16);
+        let words = words(1 << 14);
         let mut w = World::new(&words);
         assert!(matches!(w.follower.park(9).unwrap(), Parking::Free));
         let hold =

@@ -516,7 +516,7 @@ mod tests {
 
     #[test]
     fn p5_a_reload_keeps_what_was_switched() {
-        let words = words(1 << 16);
+        let words = words(1 << 14);
         let zone = Zone::create(&words, 16).unwrap();
         let web = configured("web", &[("blue", 1), ("green", 2)]);
         let record = reconcile(&zone, std::slice::from_ref(&web), None).unwrap().records[0];
@@ -532,7 +532,7 @@ mod tests {
 
     #[test]
     fn p5_a_restart_takes_everything_from_the_state_file() {
-        let (first, second) = (words(1 << 16), words(1 << 17));
+        let (first, second) = (words(1 << 14), words(1 << 15));
         let zone = Zone::create(&first, 16).unwrap();
         let web = configured("web", &[("blue", 1), ("green", 2)]);
         let record = reconcile(&zone, std::slice::from_ref(&web), None).unwrap().records[0];
@@ -548,7 +548,7 @@ mod tests {
 
     #[test]
     fn an_active_release_that_the_configuration_drops_gives_way_to_the_first() {
-        let words = words(1 << 16);
+        let words = words(1 << 14);
         let zone = Zone::create(&words, 16).unwrap();
         let record =
             reconcile(&zone, &[configured("web", &[("a", 1), ("b", 2)])], None).unwrap().records[0];
@@ -563,7 +563,7 @@ mod tests {
 
     #[test]
     fn what_the_api_gave_a_configured_release_counts_until_the_configuration_changes() {
-        let words = words(1 << 16);
+        let words = words(1 << 14);
         let zone = Zone::create(&words, 16).unwrap();
         let record = reconcile(&zone, &[configured("web", &[("a", 1)])], None).unwrap().records[0];
         let mut state = zone.state(record, None).unwrap();
@@ -657,7 +657,7 @@ mod tests {
 
     #[test]
     fn state_of_upstreams_that_the_configuration_does_not_have_is_dropped_with_a_notice() {
-        let words = words(1 << 16);
+        let words = words(1 << 14);
         let zone = Zone::create(&words, 16).unwrap();
         let saved = Saved {
             name: "gone".to_owned(),

@@ -76,7 +76,7 @@ impl<'z> Fixture<'z> {
 
 #[test]
 fn a_release_is_added_switched_to_and_the_old_one_deleted() {
-    let words = words(1 << 16);
+    let words = words(1 << 14);
     let f = Fixture::new(&words);
     assert_eq!((f.put("v1", 10), f.put("v1", 10), f.put("v1", 11)), (201, 200, 200));
     assert_eq!(f.switch("v1", None).unwrap(), 4);
@@ -94,7 +94,7 @@ fn a_release_is_added_switched_to_and_the_old_one_deleted() {
 
 #[test]
 fn p7_of_two_changes_based_on_one_generation_one_wins() {
-    let words = words(1 << 16);
+    let words = words(1 << 14);
     let f = Fixture::new(&words);
     f.put("v1", 10);
     assert_eq!(f.switch("v1", Some("\"2\"")).unwrap(), 3);
@@ -110,7 +110,7 @@ fn p7_of_two_changes_based_on_one_generation_one_wins() {
 
 #[test]
 fn p6_what_is_refused_changes_nothing() {
-    let words = words(1 << 16);
+    let words = words(1 << 14);
     let f = Fixture::new(&words);
     f.put("v1", 10);
     let (before, state) = f.state();
@@ -149,7 +149,7 @@ fn p6_what_is_refused_changes_nothing() {
 
 #[test]
 fn p6_without_its_state_file_a_change_does_not_happen() {
-    let words = words(1 << 16);
+    let words = words(1 << 14);
     let f = Fixture::new(&words);
     f.put("v1", 10);
     let before = f.state();
@@ -165,7 +165,7 @@ fn p6_without_its_state_file_a_change_does_not_happen() {
 
 #[test]
 fn p2_a_release_is_drained_when_it_is_not_active_and_has_nothing_in_flight() {
-    let words = words(1 << 16);
+    let words = words(1 << 14);
     let f = Fixture::new(&words);
     f.put("v1", 10);
     let zones = [served_zone(f.zone, None)];
@@ -199,7 +199,7 @@ fn p2_a_release_is_drained_when_it_is_not_active_and_has_nothing_in_flight() {
 
 #[test]
 fn canary_and_hold_are_set_shown_saved_and_ended() {
-    let words = words(1 << 16);
+    let words = words(1 << 14);
     let f = Fixture::new(&words);
     f.put("v1", 10);
     let canary = "/v1/upstreams/web/canary";
@@ -243,7 +243,7 @@ fn canary_and_hold_are_set_shown_saved_and_ended() {
 
 #[test]
 fn a_zone_that_takes_anothers_place_goes_on_counting() {
-    let (small, large) = (words(1 << 15), words(1 << 16));
+    let (small, large) = (words(1 << 14), words(1 << 15));
     let f = Fixture::new(&small);
     f.put("v1", 10);
     f.switch("v1", None).unwrap();
@@ -280,7 +280,7 @@ fn a_zone_that_takes_anothers_place_goes_on_counting() {
     };
     assert_eq!(in_flight(next, "v1"), 2);
     assert_eq!(in_flight(next, "default"), 1, "it is the one to fall back to");
-    let other = words(1 << 16);
+    let other = words(1 << 14);
     let other = Zone::create(&other, 16).unwrap();
     let at = reconcile(&other, &configured, Some(&saved)).unwrap().records[0];
     carried.hand_over(&other, at, false).unwrap();
@@ -291,7 +291,7 @@ fn a_zone_that_takes_anothers_place_goes_on_counting() {
 #[test]
 #[cfg_attr(miri, ignore = "Miri starts no processes")]
 fn p2_with_another_master_no_release_is_drained_before_that_has_ended() {
-    let words = words(1 << 16);
+    let words = words(1 << 14);
     let f = Fixture::new(&words);
     f.put("v1", 10);
     let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
@@ -312,7 +312,7 @@ fn p2_with_another_master_no_release_is_drained_before_that_has_ended() {
 
 #[test]
 fn an_upstream_that_has_moved_is_no_longer_changed_where_it_was() {
-    let words = words(1 << 16);
+    let words = words(1 << 14);
     let f = Fixture::new(&words);
     f.put("v1", 10);
     f.zone.give_up(f.served[0].record.unwrap());
@@ -381,7 +381,7 @@ proptest! {
 
 #[test]
 fn the_page_for_prometheus_has_every_release() {
-    let words = words(1 << 16);
+    let words = words(1 << 14);
     let f = Fixture::new(&words);
     f.put("v1", 10);
     let zones = [served_zone(f.zone, None)];
