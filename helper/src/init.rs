@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use shunt_api::{Address, ReleaseName};
 
+use crate::config::{App, Mistake, Mistakes};
 use crate::origin::image::Image;
 
 /// What starts the application.
@@ -58,6 +59,9 @@ pub enum InitError {
         "{0:?} has a character that cannot stand in NGINX's or systemd's configuration; name another one"
     )]
     Text(String),
+    /// What is asked for does not do.
+    #[error("what this would write is refused: {}", said(.0))]
+    Config(Mistakes),
     /// A file is there.
     #[error("{} is there already; --force overwrites it", .0.display())]
     Exists(PathBuf),
@@ -69,6 +73,15 @@ pub enum InitError {
         /// What the system said.
         error: io::Error,
     },
+}
+
+/// All that is wrong, without the places in a file that is not there.
+fn said(mistakes: &Mistakes) -> String {
+    let said = |mistake: &Mistake| match mistake.key.as_str() {
+        "" => mistake.what.clone(),
+        key => format!("{key}: {}", mistake.what),
+    };
+    mistakes.0.iter().map(said).collect::<Vec<_>>().join("; ")
 }
 
 /// Where files go on a machine.
@@ -95,6 +108,9 @@ impl Plan {
         self.check()?;
         let name = &self.name;
         let place = |folder: &str, file: String| output.unwrap_or(Path::new(folder)).join(file);
+        // Whether there is such a user yet is none of its business.
+        let text = Self { user: None, ..self.clone() }.app();
+        App::parse(&text).map_err(InitError::Config)?;
         let app = File { path: place(APPS, format!("{name}.toml")), text: self.app() };
         let nginx = File { path: place(NGINX, format!("{name}.conf")), text: self.nginx() };
         let mut files = vec![app, nginx];
@@ -207,7 +223,6 @@ pub fn free_slots(taken: &[Address]) -> Vec<Address> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::App;
 
     fn plan(runner: Runner) -> Plan {
         Plan {
@@ -268,6 +283,24 @@ mod tests {
             ("r.example/shop:v1", Some(8080))
         );
         assert!(found.command.is_some() && !text.contains("names its tag"), "{text}");
+    }
+
+    #[test]
+    fn what_check_would_refuse_is_not_written() {
+        let [a, b] = ["127.0.0.1:3001", "unix:/run/b.sock"].map(|slot| slot.parse().unwrap());
+        for (runner, slots, said) in [
+            (Runner::Docker, [&a, &b], "run: slot unix:/run/b.sock is a file"),
+            (Runner::Process, [&a, &a], "run.slots: "),
+        ] {
+            let plan = Plan { slots: slots.map(Clone::clone).to_vec(), ..plan(runner) };
+            let error = plan.files(None).unwrap_err().to_string();
+            let expected = format!("what this would write is refused: {said}");
+            assert!(error.starts_with(&expected), "{error}");
+        }
+        // A user is made later.
+        let user = Some("shop".to_owned());
+        let files = Plan { user, ..plan(Runner::Docker) }.files(None).unwrap();
+        assert!(files[0].text.contains("user   = \"shop\""), "{}", files[0].text);
     }
 
     #[test]

@@ -116,7 +116,13 @@ async fn exchange(
         http1::handshake(TokioIo::new(stream)).await.map_err(|e| e.to_string())?;
     // Ends with the answer, or with the connection.
     let driver = tokio::spawn(connection);
-    let response = sender.send_request(request).await.map_err(|e| e.to_string())?;
+    let response = sender.send_request(request).await.map_err(|e| {
+        // hyper's own words for it are no help.
+        match e.is_canceled() || e.is_incomplete_message() {
+            true => "the connection was closed without one".to_owned(),
+            false => e.to_string(),
+        }
+    })?;
     let (parts, body) = response.into_parts();
     let body =
         Limited::new(body, max).collect().await.map_err(|e| match e.is::<LengthLimitError>() {

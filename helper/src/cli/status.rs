@@ -103,8 +103,10 @@ fn about(app: &AppStatus, release: &ReleaseName, slot: Option<&SlotStatus>) -> S
     match slot.filter(|slot| !slot.listens).map(|slot| (slot.runs, slot.pid, slot.restarts)) {
         Some((true, Some(pid), 0)) => parts.push(format!("pid {pid}")),
         Some((true, Some(pid), n)) => parts.push(format!("pid {pid}, started again {n} times")),
-        Some((true, None, _)) => parts.push("somebody else runs it".to_owned()),
-        Some((false, ..)) => parts.push("its process ended and is started again".to_owned()),
+        Some((true, None, _)) => parts.push("runs, not as a process of shuntd's".to_owned()),
+        Some((false, ..)) => {
+            parts.push("does not run: it ended, and is started again unless it is gone".to_owned())
+        }
         None if slot.is_some() => {
             parts.push(
                 "stopped, but its socket listens: a connection or a rollback starts it".to_owned(),

@@ -111,7 +111,11 @@ impl Rest<'_> {
     /// Notes an error and takes out what it is about; tells whether there is something left to check.
     fn take_out(&mut self, error: &Error) -> bool {
         let span = error.span().unwrap_or_default();
-        let way = locate(self.root.get_ref(), &span);
+        // Of the whole file there is no span, and the first key would be found there.
+        let way = match span.is_empty() {
+            true => Way::new(),
+            false => locate(self.root.get_ref(), &span),
+        };
         let message = error.message();
         // What more is said is one of our own.
         let missing = message.strip_prefix("missing field `").and_then(|m| m.strip_suffix('`'));
@@ -441,6 +445,21 @@ mod tests {
             for said in said {
                 assert!(found.iter().any(|f| f.contains(said)), "{more}: {found:?}");
             }
+        }
+        // A section that is wrong is not missing.
+        for (right, bad, said) in [
+            ("command = [", "comand = [", "5:1: run.comand: there is no such key"),
+            ("[\"./server\"]", "\"./server\"", "5:11: run.command: invalid type"),
+            ("[run]\n", "[run]\nport = \"80\"\n", "5:8: run.port: invalid type"),
+            ("[run]\n", "[run]\nrunner = \"docker\"\n", "4:1: run: "),
+            (
+                "command = [\"./server\"]",
+                "image = \"web\"\nnetwork = \"host\"\nport = 9",
+                "4:1: run: with network = \"host\" the application listens at the port of its slot",
+            ),
+        ] {
+            let found = wrong(&GOOD.replace(right, bad));
+            assert!(found.len() == 1 && found[0].starts_with(said), "{bad}: {found:?}");
         }
         // Nothing is there at all: not the keys of the section that is missing.
         assert_eq!(

@@ -186,7 +186,12 @@ async fn examine_app(
     findings.extend(docker::check(app).await);
     let conf = conf::upstream(&options.nginx, app.upstream()).await;
     let slots = status.map_or(&[] as &[_], |status| &status.slots);
-    for slot in slots.iter().filter(|slot| slot.release.is_some() && slot.runs) {
+    let active = status.and_then(|status| status.active.as_ref());
+    for slot in slots.iter().filter(|slot| slot.release.is_some()) {
+        if !slot.runs {
+            findings.extend(sockets::of_ended(slot, active));
+            continue;
+        }
         findings.push(sockets::answers(&slot.address).await);
         match slot.pid {
             Some(pid) => {

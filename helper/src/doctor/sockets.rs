@@ -7,12 +7,13 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use shunt_api::Address;
+use shunt_api::{Address, ReleaseName};
 
 use super::Finding;
 use crate::clock::Span;
 use crate::endpoint;
 use crate::runner::process::LISTEN_FD;
+use crate::wire::SlotStatus;
 
 const CHECK: &str = "socket";
 
@@ -31,6 +32,21 @@ pub async fn answers(slot: &Address) -> Finding {
         format!("a release runs in {slot}, but nobody listens there: {why}"),
         "shunt status says what runs; its log says why it does not listen; the next deploy starts it anew",
     )
+}
+
+/// Whether a release that does not run is the one that users are sent to.
+#[must_use]
+pub fn of_ended(slot: &SlotStatus, active: Option<&ReleaseName>) -> Option<Finding> {
+    let release = slot.release.as_ref().filter(|release| active == Some(*release))?;
+    let address = &slot.address;
+    (!slot.listens).then(|| {
+        Finding::problem(
+            CHECK,
+            format!("\"{release}\" is active, but does not run in {address}: users get errors"),
+            "shunt logs says why; shunt rollback, or a deploy, takes another one; a container that was \
+             removed comes back when shuntd is restarted",
+        )
+    })
 }
 
 /// Looks whose socket a slot's process listens on.

@@ -17,7 +17,9 @@ impl Plan {
                     }
                 };
                 format!(
-                    "command = {}         # in the release's folder\nslots   = {slots}\n{user}",
+                    "command = {}         # in the release's folder\n\
+                     # It gets its socket as systemd passes one (LISTEN_FDS): docs/runners.md.\n\
+                     slots   = {slots}\n{user}",
                     list(self.program())
                 )
             }
@@ -64,12 +66,15 @@ impl Plan {
                 "# port = 3000                      # if it does not listen at $PORT".to_owned()
             }
         };
+        let user = self.user.as_ref().map_or_else(String::new, |user| {
+            format!("user   = {}                    # of hooks\n", toml::Value::from(user.as_str()))
+        });
         let command = match self.command.is_empty() {
             true => String::new(),
             false => format!("command = {}\n", toml::Value::from(self.command.clone())),
         };
         format!(
-            "runner = \"docker\"\nimage  = {image}{tag}\n{port}\n\
+            "runner = \"docker\"\nimage  = {image}{tag}\n{port}\n{user}\
              slots  = {slots}   # published by Docker\n{command}\
              # network = \"backend\"              # of what else it needs, as a database\n\
              # env   = {{ APP_ENV = \"production\" }}\n"

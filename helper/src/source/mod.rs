@@ -190,26 +190,18 @@ async fn within(
     match source.clone() {
         Origin::Folder(from) => {
             let order = Order::new(app, by, release, Room::UNBOUNDED);
-            let guard = order.stop.guard();
-            let fetched = blocking(move || folder::fetch(&from, order)).await?;
-            guard.keep();
-            Ok(fetched)
+            made(order, |order| blocking(move || folder::fetch(&from, order))).await
         }
         Origin::Archive { path, sha256 } => {
             let order = Order::new(app, by, release, bounded);
-            let guard = order.stop.guard();
             let strip = app.source.strip;
-            let fetched = blocking(move || archive::fetch(&path, sha256, strip, order)).await?;
-            guard.keep();
-            Ok(fetched)
+            let fetch = move |order| archive::fetch(&path, sha256, strip, order);
+            made(order, |order| blocking(move || fetch(order))).await
         }
         Origin::Git { url, reference, submodules } => {
             let order = Order::new(app, None, release, bounded);
-            let guard = order.stop.guard();
             let wanted = git::Wanted { url: &url, reference: &reference, submodules };
-            let fetched = git::fetch(app, &wanted, order, lines).await?;
-            guard.keep();
-            Ok(fetched)
+            made(order, |order| git::fetch(app, &wanted, order, lines)).await
         }
         Origin::Image(image) => {
             let Runner::Docker(docker) = &app.run.runner else {
@@ -219,10 +211,20 @@ async fn within(
             let found = runner::docker::image::find(docker, &image, limit, lines).await;
             let found = found.map_err(Box::new)?;
             let order = Order::new(app, None, release, bounded);
-            let _guard = order.stop.guard();
-            blocking(move || image::fetch(&found, order)).await
+            made(order, |order| blocking(move || image::fetch(&found, order))).await
         }
     }
+}
+
+/// Makes a release. Whoever stops waiting for it before its end has it withdrawn.
+async fn made<F: Future<Output = Result<Fetched, SourceError>>>(
+    order: Order,
+    make: impl FnOnce(Order) -> F,
+) -> Result<Fetched, SourceError> {
+    let guard = order.stop.guard();
+    let fetched = make(order).await?;
+    guard.keep();
+    Ok(fetched)
 }
 
 async fn blocking<T: Send + 'static>(
@@ -242,4 +244,31 @@ pub async fn sync(folder: &Path) -> io::Result<()> {
     let folder = folder.to_owned();
     let sync = move || Ok(rustix::fs::syncfs(std::fs::File::open(folder)?)?);
     tokio::task::spawn_blocking(sync).await.map_err(io::Error::other)?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::runner::docker::image::Found;
+
+    #[tokio::test]
+    async fn what_is_waited_for_stays_and_what_nobody_waits_for_is_withdrawn() {
+        let tmp = tempfile::tempdir().unwrap();
+        let id = format!("sha256:{}", "0a".repeat(32));
+        let found = Found { id, name: "web:v1".parse().unwrap() };
+        let order = || order::testing::order(tmp.path());
+        let image = found.clone();
+        let make = |order| blocking(move || image::fetch(&image, order));
+        let folder = made(order(), make).await.unwrap().folder;
+        assert_eq!(image::of(&folder), Some(found.name.clone()));
+        std::fs::remove_dir_all(&folder).unwrap();
+        // Whoever waited leaves when all of it is there.
+        let make = async |order| {
+            image::fetch(&found, order).unwrap();
+            assert!(folder.exists());
+            std::future::pending().await
+        };
+        let left = tokio::time::timeout(Duration::from_millis(1), made(order(), make)).await;
+        assert!(left.is_err() && !folder.exists());
+    }
 }

@@ -49,6 +49,18 @@ pub enum Pull {
 impl Docker {
     /// What is only known once all of the section is: a container has IP addresses.
     pub(super) fn check(&self, slots: &[Address]) -> Result<(), String> {
+        let is_other = |slot: &&Address| match (slot, self.port) {
+            (Address::Ip(slot), Some(port)) => slot.port() != port,
+            _ => false,
+        };
+        if self.network.as_deref() == Some("host")
+            && let Some(slot) = slots.iter().find(is_other)
+        {
+            return Err(format!(
+                "with network = \"host\" the application listens at the port of its slot, as {slot}: \
+                 leave out \"port\", PORT tells it"
+            ));
+        }
         match slots.iter().find(|slot| matches!(slot, Address::Unix(_))) {
             Some(slot) => Err(format!(
                 "slot {slot} is a file: with the runner \"docker\" a slot is an address with a port, \
