@@ -599,6 +599,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "fills a zone, which takes minutes, and has nothing for Miri")]
     fn more_workers_than_there_is_room_for_do_not_fit() {
         let small = words(1 << 16);
         let zone = Zone::create(&small, 16).unwrap();
@@ -624,6 +625,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "fills a zone, which takes minutes, and has nothing for Miri")]
     fn the_upstream_that_makes_room_is_the_same_in_a_trial() {
         let outcomes = (0..20).map(|_| {
             let words = words(1 << 15);
@@ -639,6 +641,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "fills a zone, which takes minutes, and has nothing for Miri")]
     fn an_upstream_that_is_gone_makes_room_when_there_is_no_other() {
         let words = words(1 << 15);
         let zone = Zone::create(&words, 16).unwrap();
