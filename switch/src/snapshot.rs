@@ -117,6 +117,8 @@ impl Snapshot {
         let failed = |error| SnapshotError::Read { path: path.to_owned(), error };
         // A file that is none (a pipe, a device) must not hold NGINX up.
         let nonblock = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap_or(0);
+        // Miri does not know it.
+        let nonblock = if cfg!(miri) { 0 } else { nonblock };
         let file = match fs::OpenOptions::new().read(true).custom_flags(nonblock).open(path) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
