@@ -495,6 +495,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "takes all rows, which takes long, and has nothing for Miri")]
     fn there_is_no_row_for_more_workers_than_the_zone_counts_for() {
         let words = words(1 << 16);
         let zone = Zone::create(&words, 16).unwrap();
