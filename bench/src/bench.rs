@@ -46,6 +46,12 @@ impl Bench {
     pub fn flipping(&self) -> impl Iterator<Item = Kind> {
         self.kinds.iter().copied().filter(|kind| kind.flips())
     }
+
+    /// All who can, and Shunt without a state file besides: the others have none.
+    pub fn flipping_and_volatile(&self) -> impl Iterator<Item = Kind> {
+        let volatile = self.kinds.contains(&Kind::Shunt).then_some(Kind::Volatile);
+        self.flipping().chain(volatile)
+    }
 }
 
 impl Running {

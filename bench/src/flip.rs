@@ -35,11 +35,8 @@ pub fn run(bench: &Bench) {
     let mut figures = Figures::new("flip");
     let applications = bench.applications();
     let setup = bench.setup(&applications);
-    let mut kinds: Vec<Kind> = bench.flipping().collect();
-    if kinds.contains(&Kind::Shunt) {
-        kinds.push(Kind::Volatile);
-    }
-    let mut all: Vec<Running> = kinds.iter().map(|kind| Running::start(*kind, &setup)).collect();
+    let kinds = bench.flipping_and_volatile();
+    let mut all: Vec<Running> = kinds.map(|kind| Running::start(kind, &setup)).collect();
     for _ in 0..ROUNDS {
         all.iter_mut().for_each(|one| round(one, &mut figures));
     }

@@ -43,11 +43,8 @@ pub fn run(bench: &Bench) {
     let mut figures = Figures::new("flips");
     let applications = bench.applications();
     let setup = bench.setup(&applications);
-    let mut kinds: Vec<Kind> = bench.flipping().collect();
-    if kinds.contains(&Kind::Shunt) {
-        kinds.push(Kind::Volatile);
-    }
-    let mut all: Vec<Running> = kinds.iter().map(|kind| Running::start(*kind, &setup)).collect();
+    let kinds = bench.flipping_and_volatile();
+    let mut all: Vec<Running> = kinds.map(|kind| Running::start(kind, &setup)).collect();
     for _ in 0..ROUNDS {
         for one in &mut all {
             let quiet = Wrk::start(one.proxy.port(), CONNECTIONS, QUIET).wait();
