@@ -28,11 +28,9 @@ pub struct Recovery {
 }
 
 impl Recovery {
-    /// Takes the lock; `None` when nothing ran. To be called before anybody can start a job. Of a runner
-    /// nothing is asked yet but which containers there are: one that does not answer is its own
-    /// application's matter.
+    /// Takes the lock; `None` when nothing ran. To be called before anybody can start a job. Nothing is
+    /// asked of a runner yet: one that does not answer is its own application's matter.
     pub async fn begin(app: &Arc<App>, jobs: &Jobs) -> Option<Self> {
-        app.find_containers().await;
         let last = app.last_remembered().await?;
         let _unfinished = app.left_before().await;
         let lock = jobs.begin(&app.config.name, JobKind::Recover, &last).ok();

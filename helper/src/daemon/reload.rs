@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use shunt_api::ReleaseName;
+use tokio::task::JoinSet;
 
 use crate::config::{self, ConfigError};
 use crate::daemon::recover::Recovery;
@@ -127,6 +128,9 @@ pub async fn apply(
             None => app.close(true).await,
         }
     }
+    // All at once: an Engine that hangs keeps each of them waiting for some time.
+    let looks = fresh.iter().cloned().map(|app| async move { app.find_containers().await });
+    looks.collect::<JoinSet<()>>().join_all().await;
     for app in fresh {
         if let Some(recovery) = Recovery::begin(&app, &shared.jobs).await {
             let all = shared.clone();

@@ -32,6 +32,7 @@ use shunt_api::ReleaseName;
 
 use crate::clock::Span;
 use crate::config::{self, Runner};
+use crate::file;
 use crate::origin::Origin;
 use crate::origin::image::Image;
 use crate::program::Lines;
@@ -242,8 +243,7 @@ async fn blocking<T: Send + 'static>(
 /// What the system says.
 pub async fn sync(folder: &Path) -> io::Result<()> {
     let folder = folder.to_owned();
-    let sync = move || Ok(rustix::fs::syncfs(std::fs::File::open(folder)?)?);
-    tokio::task::spawn_blocking(sync).await.map_err(io::Error::other)?
+    file::blocking(move || Ok(rustix::fs::syncfs(std::fs::File::open(folder)?)?)).await
 }
 
 #[cfg(test)]

@@ -10,13 +10,27 @@ use super::extract::{Body, Path};
 use super::{Answer, Refusal, free, parse, slot_of, status};
 use crate::daemon::peer::Peer;
 use crate::daemon::shared::Shared;
+use crate::deploy::app::App;
 use crate::wire::{AppStatus, CanaryRequest, HoldRequest};
 
-/// Does something to its end, also when the client leaves: nobody may come in between.
-async fn to_its_end<T: Send + 'static>(
-    work: impl Future<Output = Answer<T>> + Send + 'static,
-) -> Answer<T> {
-    tokio::spawn(work).await.unwrap_or_else(|error| Err(Refusal::failed(&error)))
+/// Does something to its end, also when the client leaves, and nobody may come in between; answers with
+/// how things are then.
+async fn by_hand<F>(
+    shared: Arc<Shared>,
+    peer: Peer,
+    name: String,
+    what: &'static str,
+    work: impl FnOnce(Arc<App>) -> F + Send + 'static,
+) -> Answer<Json<AppStatus>>
+where
+    F: Future<Output = Answer<()>> + Send,
+{
+    let all = async move {
+        let (app, _claim) = free(&shared, peer, &name, what).await?;
+        work(app.clone()).await?;
+        Ok(Json(status(&shared, &app).await))
+    };
+    tokio::spawn(all).await.unwrap_or_else(|error| Err(Refusal::failed(&error)))
 }
 
 /// A release that runs gets a share of the requests.
@@ -26,8 +40,7 @@ pub(super) async fn canary(
     Path(name): Path<String>,
     Body(body): Body,
 ) -> Answer<Json<AppStatus>> {
-    to_its_end(async move {
-        let (app, _claim) = free(&shared, peer, &name, "a change of the canary").await?;
+    by_hand(shared, peer, name, "a change of the canary", |app| async move {
         let CanaryRequest { release, share } = parse(&body)?;
         let slot = slot_of(&app, &release).await?;
         let nginx = &app.nginx;
@@ -41,7 +54,7 @@ pub(super) async fn canary(
         };
         let done = nginx.canary(&release, share, state.generation).await;
         done.map_err(|e| Refusal::nginx(&e))?;
-        Ok(Json(status(&shared, &app).await))
+        Ok(())
     })
     .await
 }
@@ -52,14 +65,13 @@ pub(super) async fn end_canary(
     ConnectInfo(peer): ConnectInfo<Peer>,
     Path(name): Path<String>,
 ) -> Answer<Json<AppStatus>> {
-    to_its_end(async move {
-        let (app, _claim) = free(&shared, peer, &name, "a change of the canary").await?;
+    by_hand(shared, peer, name, "a change of the canary", |app| async move {
         let state = app.nginx.state().await.map_err(|e| Refusal::nginx(&e))?;
         if state.canary.is_some() {
             let ended = app.nginx.end_canary(state.generation).await;
             ended.map_err(|e| Refusal::nginx(&e))?;
         }
-        Ok(Json(status(&shared, &app).await))
+        Ok(())
     })
     .await
 }
@@ -71,13 +83,12 @@ pub(super) async fn hold(
     Path(name): Path<String>,
     Body(body): Body,
 ) -> Answer<Json<AppStatus>> {
-    to_its_end(async move {
-        let (app, _claim) = free(&shared, peer, &name, "a hold").await?;
+    by_hand(shared, peer, name, "a hold", |app| async move {
         let HoldRequest { timeout } =
             if body.is_empty() { HoldRequest::default() } else { parse(&body)? };
         let timeout = timeout.unwrap_or_else(|| NginxTime::from(app.config.hold.timeout));
         app.nginx.hold(timeout).await.map_err(|e| Refusal::nginx(&e))?;
-        Ok(Json(status(&shared, &app).await))
+        Ok(())
     })
     .await
 }
@@ -88,10 +99,9 @@ pub(super) async fn resume(
     ConnectInfo(peer): ConnectInfo<Peer>,
     Path(name): Path<String>,
 ) -> Answer<Json<AppStatus>> {
-    to_its_end(async move {
-        let (app, _claim) = free(&shared, peer, &name, "a resume").await?;
+    by_hand(shared, peer, name, "a resume", |app| async move {
         app.nginx.resume().await.map_err(|e| Refusal::nginx(&e))?;
-        Ok(Json(status(&shared, &app).await))
+        Ok(())
     })
     .await
 }
