@@ -6,16 +6,15 @@ use nginx_sys::{
 };
 use ngx::http::{HttpModuleLocationConf, HttpModuleMainConf, NgxHttpCoreModule};
 use shunt_api::{Call, CallError, MAX_BODY, Method, Problem};
-use shunt_switch::masters::MastersError;
 use shunt_switch::service::Service;
 
 use crate::HttpShuntModule;
 use crate::access::{self, Access};
 use crate::answer::{Answer, send};
-use crate::conf::{LocConf, MainConf};
-use crate::lock::Lock;
+use crate::change::Change;
+use crate::conf::LocConf;
 use crate::wrap::{DONE, INTERNAL_SERVER_ERROR, OK, bytes, text};
-use crate::{version, wait, zone};
+use crate::{queue, version, wait, zone};
 
 /// The first status that a body's reader returns in place of reading.
 const SPECIAL_RESPONSE: ngx_int_t = nginx_sys::NGX_HTTP_SPECIAL_RESPONSE as ngx_int_t;
@@ -40,7 +39,7 @@ pub unsafe extern "C" fn handler(r: *mut ngx_http_request_t) -> ngx_int_t {
         return match wait::pending(request, &call) {
             Some(rc) => rc,
             None => {
-                let reply = with_service(request, |s, _| s.read(&call, access == Access::Write));
+                let reply = with_service(request, |s| s.read(&call, access == Access::Write));
                 reply_at_once(request, reply.into())
             }
         };
@@ -93,43 +92,25 @@ pub fn reply_at_once(r: &mut ngx_http_request_t, answer: Answer) -> ngx_int_t {
 unsafe extern "C" fn change(r: *mut ngx_http_request_t) {
     // SAFETY: NGINX gives the request whose body it has read.
     let request = unsafe { &mut *r };
-    let answer = match call(request) {
-        Err(answer) => answer,
-        Ok(call) => with_service(request, |service, main| {
-            let (if_match, body) = (if_match(request), body(request)?);
-            // Without such an upstream nothing is changed, and no lock is needed to say so.
-            let zone = call.upstream().and_then(|upstream| service.zone_of(upstream));
-            let _lock = match zone.and_then(|zone| main.zones.get(zone)) {
-                Some(zone) => {
-                    Some(Lock::take(zone.shm_zone).map_err(|e| Problem::new(503, e.to_string()))?)
-                }
-                None => None,
-            };
-            let _turn = main.masters.turn().map_err(|e| of_masters(&e))?;
-            let reply = service.change(&call, if_match.as_deref(), &body)?;
-            if let Some(notice) = &reply.notice {
-                // SAFETY: a request has a connection, which has a log.
-                let log = unsafe { (*request.connection).log };
-                error!(log, "upstream \"{}\": {notice}", call.upstream().unwrap_or_default());
-            }
-            Ok(reply)
-        })
-        .into(),
+    let change = match call(request) {
+        Ok(call) => body(request).map(|body| Change { call, if_match: if_match(request), body }),
+        Err(answer) => return reply_to_change(request, &answer),
     };
-    // The not-modified filter would compare `If-Match` with the generation after the change.
-    version::disable_not_modified(request);
-    let rc = send(request, &answer);
-    // SAFETY: the body's reader has kept the request for us; this gives it back.
-    unsafe { ngx_http_finalize_request(r, rc) };
+    let main = HttpShuntModule::main_conf(request);
+    let main = main.ok_or_else(|| Problem::new(500, "the module has no configuration"));
+    match change.and_then(|change| Ok((change, main?))) {
+        Ok((change, main)) => queue::take(request, main, change),
+        Err(problem) => reply_to_change(request, &Err(problem).into()),
+    }
 }
 
-fn of_masters(error: &MastersError) -> Problem {
-    let status = match error {
-        MastersError::Two { .. } => 409,
-        MastersError::Busy => 503,
-        MastersError::System(_) => 500,
-    };
-    Problem::new(status, error.to_string())
+/// Answers a call whose body has been read, which is then over.
+pub fn reply_to_change(r: &mut ngx_http_request_t, answer: &Answer) {
+    // The not-modified filter would compare `If-Match` with the generation after the change.
+    version::disable_not_modified(r);
+    let rc = send(r, answer);
+    // SAFETY: the body's reader has kept the request for us; this gives it back.
+    unsafe { ngx_http_finalize_request(r, rc) };
 }
 
 /// Reads which call a request makes.
@@ -208,16 +189,9 @@ fn body(r: &ngx_http_request_t) -> Result<Vec<u8>, Problem> {
 /// Calls `f` with the API of the request's configuration.
 pub fn with_service<T>(
     r: &ngx_http_request_t,
-    f: impl FnOnce(&Service<'_>, &MainConf) -> Result<T, Problem>,
+    f: impl FnOnce(&Service<'_>) -> Result<T, Problem>,
 ) -> Result<T, Problem> {
     let main = HttpShuntModule::main_conf(r)
         .ok_or_else(|| Problem::new(500, "the module has no configuration"))?;
-    let zones = main.zones.iter().map(|conf| {
-        let zone = zone::attach(conf.shm_zone)
-            .map_err(|e| Problem::new(500, format!("zone {:?}: {e}", conf.name)))?;
-        Ok(zone::served(conf, zone))
-    });
-    let zones = zones.collect::<Result<Vec<_>, Problem>>()?;
-    let nginx = nginx_sys::NGINX_VERSION.to_str().unwrap_or_default();
-    f(&Service { zones: &zones, upstreams: &main.served, nginx }, main)
+    zone::with_service(main, f)
 }

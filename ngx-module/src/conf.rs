@@ -19,6 +19,7 @@ use shunt_switch::table::Member;
 
 use crate::hold::Line;
 use crate::masters::Known;
+use crate::queue::Queue;
 use crate::worker::Worker;
 use crate::wrap::{Complex, Place};
 
@@ -127,6 +128,8 @@ pub struct MainConf {
     pub worker: RefCell<Option<Worker>>,
     /// The requests that a worker has parked.
     pub line: RefCell<Line>,
+    /// The changes that a worker is asked for.
+    pub queue: RefCell<Queue>,
 }
 
 /// `upstream`: which of the main configuration's upstreams this block is.

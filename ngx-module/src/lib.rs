@@ -2,7 +2,7 @@
 //!
 //! What is switched, and how, is in the crate `shunt-switch`, in plain Rust. Here are NGINX's hooks:
 //! a request goes ([`hold`] →) [`balance`] → [`worker`] → [`view`] → NGINX, a change [`admin`] →
-//! [`access`] → `shunt-switch`, and a configuration [`conf`] → [`zone`].
+//! [`access`] → [`queue`] → [`change`] → `shunt-switch`, and a configuration [`conf`] → [`zone`].
 
 use std::ffi::{c_char, c_void};
 use std::ptr;
@@ -22,6 +22,7 @@ mod access;
 mod admin;
 mod answer;
 mod balance;
+mod change;
 mod claim;
 mod client;
 mod conf;
@@ -31,6 +32,7 @@ mod lock;
 mod masters;
 mod metrics;
 mod old;
+mod queue;
 mod respond;
 mod variables;
 mod version;
@@ -211,10 +213,11 @@ unsafe extern "C" fn init_process(cycle: *mut ngx_cycle_t) -> ngx_int_t {
 unsafe extern "C" fn exit_process(cycle: *mut ngx_cycle_t) {
     // SAFETY: as above.
     let cycle = unsafe { &*cycle };
-    if let Some(main) = HttpShuntModule::main_conf(cycle)
-        && let Some(worker) = main.worker.borrow().as_ref()
-    {
-        worker.leave();
+    if let Some(main) = HttpShuntModule::main_conf(cycle) {
+        queue::leave(main);
+        if let Some(worker) = main.worker.borrow().as_ref() {
+            worker.leave();
+        }
     }
     claim::leave();
 }

@@ -13,8 +13,7 @@ use nginx_sys::{
 };
 use shunt_switch::worker::Identity;
 
-/// How long to wait. A change holds the lock for as long as the disk takes to write a small file; a
-/// worker that waits serves nobody meanwhile.
+/// How long to wait. A change holds the lock for as long as the disk takes to write a small file.
 pub const LIMIT: Duration = Duration::from_millis(500);
 
 /// The master, and a worker that starts, have more time: nobody's request waits for them.
@@ -39,6 +38,14 @@ pub struct Lock(*mut ngx_shmtx_t);
 pub struct Busy {
     /// Its pid; 0 when it has just let go.
     holder: ngx_pid_t,
+}
+
+impl Busy {
+    /// This process itself, in another thread.
+    pub fn here() -> Self {
+        // SAFETY: the global is set when a process starts.
+        Self { holder: unsafe { nginx_sys::ngx_pid } }
+    }
 }
 
 impl Lock {

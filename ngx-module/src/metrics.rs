@@ -20,7 +20,7 @@ pub unsafe extern "C" fn handler(r: *mut ngx_http_request_t) -> ngx_int_t {
     if rc != OK {
         return rc;
     }
-    match with_service(request, |service, _| service.metrics()) {
+    match with_service(request, |service| service.metrics()) {
         Ok(page) => send(request, &Answer::text(CONTENT_TYPE, page)),
         Err(problem) => send(request, &Err(problem).into()),
     }

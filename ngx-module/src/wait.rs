@@ -42,7 +42,7 @@ pub fn pending(r: &mut ngx_http_request_t, call: &Call) -> Option<ngx_int_t> {
     let Call::Upstream { wait: Some(wait), .. } = call else { return None };
     let (Wait::Drained { timeout, .. } | Wait::Change { timeout, .. }) = wait;
     // What cannot be waited for is answered now.
-    with_service(r, |service, _| service.read(call, false)).ok()?;
+    with_service(r, |service| service.read(call, false)).ok()?;
     let mut known = None;
     if has_come(r, call, &mut known) {
         return None;
@@ -75,7 +75,7 @@ pub fn pending(r: &mut ngx_http_request_t, call: &Call) -> Option<ngx_int_t> {
 fn has_come(r: &ngx_http_request_t, call: &Call, known: &mut Option<State>) -> bool {
     let Call::Upstream { upstream, wait: Some(wait) } = call else { return true };
     // A problem is answered, too.
-    with_service(r, |service, _| service.has_come(upstream, wait, known)).unwrap_or(true)
+    with_service(r, |service| service.has_come(upstream, wait, known)).unwrap_or(true)
 }
 
 unsafe extern "C" fn look(event: *mut ngx_event_t) {
@@ -91,7 +91,7 @@ unsafe extern "C" fn look(event: *mut ngx_event_t) {
         }
         let call = waiting.call.clone();
         let connection = r.connection;
-        let reply = with_service(r, |service, _| service.read(&call, false));
+        let reply = with_service(r, |service| service.read(&call, false));
         // A body is not read before: NGINX would end the request with `lingering_timeout`.
         let rc = reply_at_once(r, reply.into());
         ngx_http_finalize_request(r, rc);

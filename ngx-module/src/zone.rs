@@ -11,10 +11,11 @@ use std::slice;
 use nginx_sys::{
     ngx_core_conf_t, ngx_cycle_t, ngx_int_t, ngx_log_t, ngx_shm_zone_t, ngx_slab_pool_t,
 };
+use shunt_api::Problem;
 use shunt_switch::carry::{self, Carried};
 use shunt_switch::layout::rows_for;
 use shunt_switch::reconcile::{Configured, Outcome, Workers, fits, reconcile};
-use shunt_switch::service::ServedZone;
+use shunt_switch::service::{ServedZone, Service};
 use shunt_switch::size;
 use shunt_switch::snapshot::{self, Snapshot};
 use shunt_switch::worker::Identity;
@@ -196,6 +197,21 @@ fn save(log: *mut ngx_log_t, core: &ngx_core_conf_t, conf: &ZoneConf) {
 pub fn served<'z>(conf: &'z ZoneConf, zone: Zone<'z>) -> ServedZone<'z> {
     let state_file = conf.state.as_deref();
     ServedZone { zone, name: &conf.name, size: conf.size as u64, state_file }
+}
+
+/// Calls `f` with the API of a configuration.
+pub fn with_service<T>(
+    main: &MainConf,
+    f: impl FnOnce(&Service<'_>) -> Result<T, Problem>,
+) -> Result<T, Problem> {
+    let zones = main.zones.iter().map(|conf| {
+        let zone = attach(conf.shm_zone)
+            .map_err(|e| Problem::new(500, format!("zone {:?}: {e}", conf.name)))?;
+        Ok(served(conf, zone))
+    });
+    let zones = zones.collect::<Result<Vec<_>, Problem>>()?;
+    let nginx = nginx_sys::NGINX_VERSION.to_str().unwrap_or_default();
+    f(&Service { zones: &zones, upstreams: &main.served, nginx })
 }
 
 /// Gives the records of the upstreams, and whether the state file does not say what the zone does.

@@ -138,13 +138,6 @@ impl ServedZone<'_> {
 }
 
 impl Service<'_> {
-    /// The zone that a change is about, whose lock [`Service::change`] needs; `None` when there is
-    /// no such upstream.
-    #[must_use]
-    pub fn zone_of(&self, upstream: &str) -> Option<usize> {
-        self.find(upstream).ok().map(|served| served.zone)
-    }
-
     /// Answers a call that changes nothing, as things are now.
     ///
     /// # Errors

@@ -107,8 +107,12 @@ impl Stat {
         let (_, fields) = text.rsplit_once(") ")?;
         let mut fields = fields.split(' ');
         let state = fields.next()?;
-        let start: u64 = fields.nth(18)?.trim_end().parse().ok()?;
-        Some(Self { ended: matches!(state, "Z" | "X" | "x"), start: start as u32 })
+        let threads: u64 = fields.nth(16)?.parse().ok()?;
+        let start: u64 = fields.nth(1)?.trim_end().parse().ok()?;
+        // Of a process that was killed, a thread may still be in a call of the system's that cannot be
+        // broken off (a write to a disk), while the first one is a zombie already.
+        let ended = matches!(state, "Z" | "X" | "x") && threads <= 1;
+        Some(Self { ended, start: start as u32 })
     }
 }
 
@@ -147,5 +151,14 @@ mod tests {
         assert_eq!(Stat::parse(text), Some(Stat { ended: false, start: 3 }));
         assert_eq!(Stat::parse("7 (a"), None);
         assert_eq!(Stat::parse("7 (a) Z 1"), None);
+    }
+
+    #[test]
+    fn a_process_whose_first_thread_alone_has_ended_is_alive() {
+        for (threads, ended) in [("0", true), ("1", true), ("2", false)] {
+            let text =
+                format!("7 (a) Z 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 {threads} 18 3 20\n");
+            assert_eq!(Stat::parse(&text), Some(Stat { ended, start: 3 }), "{threads} threads");
+        }
     }
 }

@@ -53,6 +53,7 @@ mod proxying;
 mod quic;
 mod refusal;
 mod releases;
+mod slow_disk;
 mod state_file;
 mod strategies;
 mod streams;

@@ -45,12 +45,16 @@ pub fn private_dirty(pid: u32) -> u64 {
     kib.unwrap_or_default() * 1024
 }
 
-/// How often it has slept and was woken up.
+/// How often its threads have slept and were woken up.
 #[must_use]
 pub fn wake_ups(pid: u32) -> u64 {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let count = text.lines().find_map(|l| l.strip_prefix("voluntary_ctxt_switches:"));
-    count.and_then(|c| c.trim().parse().ok()).unwrap_or_default()
+    let Ok(threads) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return 0 };
+    let of_thread = |thread: std::fs::DirEntry| {
+        let text = std::fs::read_to_string(thread.path().join("status")).ok()?;
+        let count = text.lines().find_map(|l| l.strip_prefix("voluntary_ctxt_switches:"));
+        count?.trim().parse::<u64>().ok()
+    };
+    threads.flatten().filter_map(of_thread).sum()
 }
 
 /// Sends a signal to a process that the caller has started.

@@ -1,0 +1,299 @@
+//! The changes that a worker is asked for: made one at a time, in the order in which they came.
+//!
+//! A change is answered when its state file is safe, and a disk takes milliseconds for that, or
+//! seconds. So that the worker's other requests do not wait meanwhile, the change is made in a thread
+//! of its own, which ends with it. The thread holds the writing end of a pipe, and NGINX's event loop
+//! waits for the other: it is closed when the thread is done, whatever happens.
+//!
+//! One at a time, because what excludes others from a change (the lock of a zone, and that of the
+//! masters' file) is held by a process, not by a thread.
+
+use std::cell::Cell;
+use std::collections::VecDeque;
+use std::io::{self, PipeReader};
+use std::os::fd::{AsRawFd, IntoRawFd};
+use std::ptr::{self, NonNull};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::thread::{Builder, JoinHandle};
+
+use nginx_sys::{
+    ngx_close_connection, ngx_connection_t, ngx_current_msec, ngx_event_t, ngx_get_connection,
+    ngx_handle_read_event, ngx_http_request_t, ngx_http_run_posted_requests, ngx_log_t, ngx_msec_t,
+};
+use nix::sys::signal::{SigSet, SigmaskHow};
+use shunt_api::Problem;
+use shunt_switch::service::Reply;
+
+use crate::admin::reply_to_change;
+use crate::change::Change;
+use crate::conf::MainConf;
+use crate::lock::{Busy, LIMIT};
+use crate::wrap::{OK, keep};
+
+/// What comes of a change.
+type Outcome = Result<Reply, Problem>;
+
+/// How often to look whether a change takes too long, in milliseconds. The timer is a plain one: a
+/// worker that shuts down after a reload finishes its changes.
+const INTERVAL: ngx_msec_t = 100;
+
+/// The stack of the thread: what the main one needs for a change is a tenth of this.
+const STACK: usize = 512 << 10;
+
+/// The changes of a worker.
+#[derive(Default)]
+pub struct Queue {
+    running: Option<Running>,
+    waiting: VecDeque<Waiting>,
+}
+
+/// The change that is being made in a thread.
+struct Running {
+    change: Arc<Change>,
+    caller: Caller,
+    thread: JoinHandle<Outcome>,
+    /// The reading end of the pipe.
+    pipe: Pipe,
+    since: ngx_msec_t,
+}
+
+/// A change that waits for its turn.
+struct Waiting {
+    change: Arc<Change>,
+    caller: Caller,
+}
+
+/// Makes a change, now or when those before it are made, and answers its call.
+pub fn take(r: &mut ngx_http_request_t, main: &MainConf, change: Change) {
+    let is_free = main.queue.borrow().is_free();
+    if is_free && !change.is_written(main) {
+        let outcome = change.make(main);
+        // SAFETY: a request has a connection, which has a log.
+        report(unsafe { (*r.connection).log }, &change, &outcome);
+        return reply_to_change(r, &outcome.into());
+    }
+    let Some(caller) = Caller::of(r) else {
+        let problem = Problem::new(500, "there is no memory for the call");
+        return reply_to_change(r, &Err(problem).into());
+    };
+    let waiting = Waiting { change: Arc::new(change), caller };
+    main.queue.borrow_mut().waiting.push_back(waiting);
+    if is_free {
+        go_on(main);
+    }
+}
+
+/// Ends a worker's changes with it: the one that is being made is finished, which needs the
+/// configuration, and the others are not made.
+pub fn leave(main: &MainConf) {
+    let Queue { running, .. } = main.queue.take();
+    if let Some(Running { change, thread, pipe, .. }) = running {
+        report(pipe.log(), &change, &outcome(thread));
+    }
+}
+
+impl Queue {
+    fn is_free(&self) -> bool {
+        self.running.is_none() && self.waiting.is_empty()
+    }
+
+    /// The next one, if none is being made.
+    fn next(&mut self) -> Option<Waiting> {
+        if self.running.is_some() { None } else { self.waiting.pop_front() }
+    }
+
+    /// The next one, if the one that is being made takes too long.
+    fn next_late(&mut self) -> Option<Waiting> {
+        let since = self.running.as_ref()?.since;
+        let is_late = now().wrapping_sub(since) >= LIMIT.as_millis() as ngx_msec_t;
+        if is_late { self.waiting.pop_front() } else { None }
+    }
+}
+
+/// Starts the next change, and makes those before it that need no thread.
+fn go_on(main: &MainConf) {
+    loop {
+        // Nothing is borrowed while a call is answered: the next one may come with it.
+        let next = main.queue.borrow_mut().next();
+        let Some(Waiting { change, caller }) = next else { return };
+        if change.is_written(main)
+            && let Ok((thread, pipe)) = start(main, &change)
+        {
+            let running = Running { change, caller, thread, pipe, since: now() };
+            main.queue.borrow_mut().running = Some(running);
+            return;
+        }
+        // What the system has no thread for is made all the same.
+        let outcome = change.make(main);
+        caller.answer(&change, outcome);
+    }
+}
+
+fn start(main: &MainConf, change: &Arc<Change>) -> io::Result<(JoinHandle<Outcome>, Pipe)> {
+    let (reader, writer) = io::pipe()?;
+    let pipe = Pipe::watch(main, reader)?;
+    let away = Away { change: change.clone(), main: ptr::from_ref(main) };
+    // Signals are for the thread of the event loop, which they wake up.
+    let signals = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK)?;
+    let thread =
+        Builder::new().name("shunt change".to_owned()).stack_size(STACK).spawn(move || {
+            let outcome = away.make();
+            drop(writer);
+            outcome
+        });
+    // It cannot fail: this is what it was.
+    let _ = signals.thread_set_mask();
+    Ok((thread?, pipe))
+}
+
+/// A change on its way into its thread.
+struct Away {
+    change: Arc<Change>,
+    main: *const MainConf,
+}
+
+// SAFETY: of the configuration, a change reads the zones, the upstreams as the API serves them, and
+// the masters. These are written before a worker makes its first change, and not afterwards; the
+// zones' memory is made for many processes. The configuration lives until `leave`, or until the request
+// has been answered, both of which wait for the thread.
+unsafe impl Send for Away {}
+
+impl Away {
+    fn make(self) -> Outcome {
+        // SAFETY: as above.
+        self.change.make(unsafe { &*self.main })
+    }
+}
+
+fn outcome(thread: JoinHandle<Outcome>) -> Outcome {
+    thread.join().unwrap_or_else(|_| {
+        Err(Problem::new(500, "the change was broken off, see whether it was made"))
+    })
+}
+
+/// Called by NGINX when the thread is done, and now and then before.
+unsafe extern "C" fn look(event: *mut ngx_event_t) {
+    // SAFETY: NGINX sets an event's `data` to its connection, and `Pipe::watch` that of the connection
+    // to the configuration, which lives longer than both.
+    let main = unsafe {
+        let connection = (*event).data.cast::<ngx_connection_t>();
+        &*(*connection).data.cast::<MainConf>()
+    };
+    // SAFETY: the event lives until its pipe is dropped.
+    let is_timer = unsafe { (*event).timedout() != 0 };
+    if is_timer {
+        // SAFETY: as above; the timer has just expired.
+        unsafe {
+            (*event).set_timedout(0);
+            nginx_sys::ngx_add_timer(event, INTERVAL);
+        }
+        return refuse_late(main);
+    }
+    let Some(running) = main.queue.borrow_mut().running.take() else { return };
+    let Running { change, caller, thread, pipe, .. } = running;
+    drop(pipe);
+    caller.answer(&change, outcome(thread));
+    go_on(main);
+}
+
+/// Whoever waits for a disk that does not answer is told so, as other workers' callers are.
+fn refuse_late(main: &MainConf) {
+    loop {
+        let late = main.queue.borrow_mut().next_late();
+        let Some(Waiting { change, caller }) = late else { return };
+        caller.answer(&change, Err(Problem::new(503, Busy::here().to_string())));
+    }
+}
+
+/// The reading end of a pipe in NGINX's event loop; [`look`] is called when the other end is closed.
+struct Pipe(NonNull<ngx_connection_t>);
+
+impl Pipe {
+    fn watch(main: &MainConf, reader: PipeReader) -> io::Result<Self> {
+        // SAFETY: the global is set before a worker starts. NGINX gives a connection with its events,
+        // all of whose fields are set, and which are ours until it is closed; it closes the file then.
+        unsafe {
+            let log = (*nginx_sys::ngx_cycle).log;
+            let connection = ngx_get_connection(reader.as_raw_fd(), log);
+            let Some(mut connection) = NonNull::new(connection) else {
+                return Err(io::ErrorKind::OutOfMemory.into());
+            };
+            let pipe = Self(connection);
+            let _ = reader.into_raw_fd();
+            let connection = connection.as_mut();
+            connection.data = ptr::from_ref(main).cast_mut().cast();
+            connection.log = log;
+            let read = &mut *connection.read;
+            read.handler = Some(look);
+            read.log = log;
+            // Not a client's: `worker_shutdown_timeout` does not close it.
+            read.set_channel(1);
+            if ngx_handle_read_event(read, 0) != OK {
+                return Err(io::ErrorKind::Other.into());
+            }
+            nginx_sys::ngx_add_timer(read, INTERVAL);
+            Ok(pipe)
+        }
+    }
+
+    fn log(&self) -> *mut ngx_log_t {
+        // SAFETY: the connection is ours until this is dropped.
+        unsafe { self.0.as_ref().log }
+    }
+}
+
+impl Drop for Pipe {
+    fn drop(&mut self) {
+        // SAFETY: as above; its timer and its event are taken back with it.
+        unsafe { ngx_close_connection(self.0.as_ptr()) };
+    }
+}
+
+/// Who is to be answered: nobody any more when the request has ended.
+struct Caller(Rc<Cell<Option<NonNull<ngx_http_request_t>>>>);
+
+/// Lives in the request's pool, and tells the caller of the request's end.
+struct Presence(Rc<Cell<Option<NonNull<ngx_http_request_t>>>>);
+
+impl Drop for Presence {
+    fn drop(&mut self) {
+        self.0.set(None);
+    }
+}
+
+impl Caller {
+    /// `None` when there is no memory.
+    fn of(r: &mut ngx_http_request_t) -> Option<Self> {
+        let request = Rc::new(Cell::new(Some(NonNull::from(&mut *r))));
+        keep(r.pool, Presence(request.clone()))?;
+        Some(Self(request))
+    }
+
+    fn answer(&self, change: &Change, outcome: Outcome) {
+        // SAFETY: the global is set before a worker starts, and the request lives as long as its
+        // presence. A connection outlives its requests, and is told that it is gone.
+        unsafe {
+            let Some(mut request) = self.0.get() else {
+                return report((*nginx_sys::ngx_cycle).log, change, &outcome);
+            };
+            let r = request.as_mut();
+            let connection = r.connection;
+            report((*connection).log, change, &outcome);
+            reply_to_change(r, &outcome.into());
+            ngx_http_run_posted_requests(connection);
+        }
+    }
+}
+
+/// Logs what an operator should know though the change was made.
+fn report(log: *mut ngx_log_t, change: &Change, outcome: &Outcome) {
+    if let Ok(Reply { notice: Some(notice), .. }) = outcome {
+        error!(log, "upstream \"{}\": {notice}", change.call.upstream().unwrap_or_default());
+    }
+}
+
+fn now() -> ngx_msec_t {
+    // SAFETY: the global is set by the event loop, in this thread.
+    unsafe { ngx_current_msec }
+}
