@@ -32,11 +32,16 @@ const LONG: Duration = Duration::from_secs(600);
 
 /// The cases, and how many flips a second each has.
 pub const SLOW: &str = "200 flips, 5 a second";
-const FAST: &str = "800 flips, 100 a second";
+pub const FAST: &str = "800 flips, 100 a second";
 const PACES: [(&str, usize, f64); 2] = [(SLOW, 50, 5.0), (FAST, 200, 100.0)];
 
 /// The last case.
 pub const MOST: &str = "10,000 flips as fast as possible";
+
+/// Columns: the 99th percentile in terms of that without flips; what there is before and after them.
+pub const P99: &str = "p99 ÷ without flips";
+pub const PROCESSES: [&str; 2] = ["processes before", "processes after"];
+pub const MEMORY: [&str; 2] = ["MB before", "MB after"];
 
 /// Measures.
 pub fn run(bench: &Bench) {
@@ -102,7 +107,7 @@ fn add(
     figures.add(case, name, "flips/s", *flips as f64 / measured.seconds);
     figures.add(case, name, "failed", measured.failures);
     figures.add(case, name, "requests/s ÷ without flips", measured.rate() / quiet.rate());
-    figures.add(case, name, "p99 ÷ without flips", measured.p99 / quiet.p99);
+    figures.add(case, name, P99, measured.p99 / quiet.p99);
     figures.add(case, name, "p99, ms", measured.p99);
 }
 
@@ -123,8 +128,8 @@ fn many(one: &mut Running, figures: &mut Figures) {
     arrived(one, release(flips - 1));
     let after = (one.proxy.pids().len(), memory(&one.proxy.pids()));
     add(figures, case, one, &(measured, flips), &quiet);
-    figures.add(case, name, "processes before", before.0 as f64);
-    figures.add(case, name, "processes after", after.0 as f64);
-    figures.add(case, name, "MB before", before.1 as f64 / 1e6);
-    figures.add(case, name, "MB after", after.1 as f64 / 1e6);
+    for (n, (processes, memory)) in [before, after].into_iter().enumerate() {
+        figures.add(case, name, PROCESSES[n], processes as f64);
+        figures.add(case, name, MEMORY[n], memory as f64 / 1e6);
+    }
 }

@@ -35,6 +35,13 @@ const WATCH: &str = "2s";
 /// What it keeps up with has this share of the requests that it should make.
 const KEPT_UP: f64 = 0.98;
 
+/// Cases, lines and columns.
+pub const DEPLOY: &str = "a deploy, in ms";
+pub const REST_OF_DEPLOY: &str = "the rest";
+pub const AT_REST: &str = "shuntd at rest";
+pub const WHO_RESTS: &str = "20 applications";
+pub const CORE: &str = "% of a core";
+
 /// Measures.
 pub fn run(bench: &Bench) {
     let mut figures = Figures::new("helper");
@@ -76,7 +83,7 @@ fn milliseconds(duration: Duration) -> f64 {
 }
 
 fn deploys(daemon: &Daemon, figures: &mut Figures) {
-    let case = "a deploy, in ms";
+    let case = DEPLOY;
     // The first one has nothing to take the place of.
     let _ = deploy(daemon, "web", "v0");
     for n in 1..=DEPLOYS {
@@ -99,7 +106,7 @@ fn deploys(daemon: &Daemon, figures: &mut Figures) {
             "ms",
             milliseconds(WAITS),
         );
-        figures.add(case, "the rest", "ms", whole - waited);
+        figures.add(case, REST_OF_DEPLOY, "ms", whole - waited);
         for event in output.events().iter().filter(|event| event.event == "done") {
             let step = event.step.as_deref().expect("a step has a name");
             let step = format!("step {step}");
@@ -130,8 +137,7 @@ fn application_alone(daemon: &Daemon) -> (f64, f64) {
 }
 
 fn at_rest(daemon: &Daemon, figures: &mut Figures) {
-    let case = "shuntd at rest";
-    let who = format!("{APPLICATIONS} applications");
+    let (case, who) = (AT_REST, WHO_RESTS);
     let pid = daemon.pid();
     for n in 1..APPLICATIONS {
         daemon.add(&name(n));
@@ -141,9 +147,9 @@ fn at_rest(daemon: &Daemon, figures: &mut Figures) {
     std::thread::sleep(REST);
     let used = ProcessorTime::of(&[pid]).since(&time).as_secs_f64() / REST.as_secs_f64();
     let woken = (wake_ups(pid) - woken) as f64 / REST.as_secs_f64();
-    figures.add(case, &who, "MB", memory(&[pid]) as f64 / 1e6);
-    figures.add(case, &who, "% of a core", used * 1e2);
-    figures.add(case, &who, "wake-ups/s of its first thread", woken);
+    figures.add(case, who, "MB", memory(&[pid]) as f64 / 1e6);
+    figures.add(case, who, CORE, used * 1e2);
+    figures.add(case, who, "wake-ups/s", woken);
 }
 
 /// The highest rate that `shunt watch` keeps up with.

@@ -28,6 +28,12 @@ use crate::results::{Figures, Folder};
 /// Requests of a short run and of a long one: the difference is free of what starting costs.
 const REQUESTS: (usize, usize) = (500, 2500);
 
+/// The table of the brief count, and what makes it; the line of the module with its extras off, and the column in it.
+pub const BRIEF: &str = "instructions-brief";
+pub const BRIEF_COMMAND: &str = "scripts/bench instructions --brief";
+pub const SHUNT: &str = "round robin, keepalive: shunt";
+pub const RATIO: &str = "÷ plain";
+
 /// How many other connections are open, so that not everything lies at the same place each time. The
 /// mean is taken.
 const OTHERS: [usize; 3] = [0, 1, 5];
@@ -114,7 +120,11 @@ pub fn run(args: &Args, folder: impl FnOnce() -> Folder) -> ExitCode {
         None => name != "trixie",
     };
     let mut good = true;
-    let mut figures = Figures::new("instructions");
+    let mut figures = if args.brief {
+        Figures::made_by(BRIEF_COMMAND, BRIEF)
+    } else {
+        Figures::new("instructions")
+    };
     for (_, build) in builds.iter().filter(|(name, _)| wanted(name)) {
         good &= table(&build(), args, &mut figures);
     }
@@ -151,7 +161,7 @@ fn table(build: &Build, args: &Args, figures: &mut Figures) -> bool {
             let mut add = |case: &Case, cost: Cost| {
                 let ratio = show(&case.name, cost, plain);
                 figures.add(&nginx, &case.name, "instructions", cost.total(plain));
-                figures.add(&nginx, &case.name, "÷ plain", ratio);
+                figures.add(&nginx, &case.name, RATIO, ratio);
                 ratio
             };
             add(&case("plain", None, false), plain);

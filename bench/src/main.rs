@@ -21,6 +21,7 @@ mod scale;
 mod stats;
 mod steady;
 mod summary;
+mod targets;
 mod websockets;
 mod wrk;
 
@@ -68,7 +69,7 @@ enum Table {
     Scale,
     /// The helper: a deploy beside what it waits for, at rest, and to watch.
     Helper,
-    /// Puts a table of the results into the README.
+    /// Puts a table of the results into the README, and what Shunt is held to into that of the results.
     Readme {
         /// The README.
         #[arg(default_value = "README.md")]

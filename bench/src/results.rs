@@ -56,6 +56,7 @@ struct Figure {
 #[derive(Debug)]
 pub struct Figures {
     name: &'static str,
+    command: String,
     figures: Vec<Figure>,
 }
 
@@ -65,7 +66,12 @@ const COLUMNS: [&str; 8] = ["case", "who", "what", "median", "low", "high", "rou
 impl Figures {
     /// An empty table; the name is that of the command that makes it.
     pub fn new(name: &'static str) -> Self {
-        Self { name, figures: Vec::new() }
+        Self::made_by(&format!("scripts/bench {name}"), name)
+    }
+
+    /// An empty table that a command makes.
+    pub fn made_by(command: &str, name: &'static str) -> Self {
+        Self { name, command: command.to_owned(), figures: Vec::new() }
     }
 
     /// Adds a round.
@@ -104,7 +110,7 @@ impl Figures {
             let sum = figure.rounds.iter().sum::<f64>().to_string();
             rows.push(labels.into_iter().chain(values).chain([rounds, sum]).collect());
         }
-        folder.write(&format!("{}.csv", self.name), &format!("scripts/bench {}", self.name), &rows);
+        folder.write(&format!("{}.csv", self.name), &self.command, &rows);
     }
 
     fn table(&self, case: &str) -> String {
@@ -255,6 +261,18 @@ impl Written {
         let labels = [case, who, what];
         let row = self.rows.iter().find(|row| row.iter().take(3).eq(labels))?;
         row.get(COLUMNS.iter().position(|name| *name == column)?)?.parse().ok()
+    }
+
+    /// The medians of one of those who are compared, in all cases.
+    pub fn all_of(&self, who: &str, what: &str) -> Vec<f64> {
+        let cases = distinct(self.rows.iter().filter_map(|row| row.get(0)));
+        cases.into_iter().filter_map(|case| self.median(case, who, what)).collect()
+    }
+
+    /// Of a curve: its last point in terms of the first.
+    pub fn growth(&self) -> Option<f64> {
+        let value = |row: &csv::StringRecord| row.get(2)?.parse::<f64>().ok();
+        Some(value(self.rows.last()?)? / value(self.rows.first()?)?)
     }
 
     /// Those who are compared, in their order.

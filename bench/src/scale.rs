@@ -11,7 +11,10 @@ mod zone;
 use crate::bench::Bench;
 
 /// The command that makes all of it.
-const COMMAND: &str = "scripts/bench scale";
+pub const COMMAND: &str = "scripts/bench scale";
+
+/// The curves of a switch over the number of upstreams: without a state file, and with one.
+pub const SWITCH_UPSTREAMS: [&str; 2] = ["switch-upstreams", "switch-upstreams-state"];
 
 /// Numbers of upstreams.
 const UPSTREAMS: [usize; 4] = [1, 10, 100, 1000];

@@ -1,16 +1,16 @@
-//! The table of the README, made of the results that were written.
+//! The tables of the README, and of that of the results, made of the results that were written.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::results::{Written, markdown, number};
-use crate::{faults, flip, flips, steady, websockets};
+use crate::{faults, flip, flips, steady, targets, websockets};
 
-/// Where it stands in the README.
+/// Where they stand.
 const BEGIN: &str = "<!-- made by scripts/bench readme -->";
 const END: &str = "<!-- until here -->";
 
-/// A line of it.
+/// A line of the first.
 struct Row {
     what: &'static str,
     /// The table, its case and the column.
@@ -37,13 +37,13 @@ const ROWS: [Row; 19] = [
     ),
     sum(
         "30 flips: answers of the old release to requests begun after the return",
-        ("flip", flip::UNDER_LOAD, "begun after the return, of the old"),
+        ("flip", flip::UNDER_LOAD, flip::LATE),
     ),
     sum("200 flips, 5 a second: failed requests", ("flips", flips::SLOW, "failed")),
-    median("p99 meanwhile ÷ without flips", ("flips", flips::SLOW, "p99 ÷ without flips")),
+    median("p99 meanwhile ÷ without flips", ("flips", flips::SLOW, flips::P99)),
     median("as many flips as possible: a second", ("flips", flips::MOST, "flips/s")),
     sum("failed requests meanwhile", ("flips", flips::MOST, "failed")),
-    median("processes afterwards", ("flips", flips::MOST, "processes after")),
+    median("processes afterwards", ("flips", flips::MOST, flips::PROCESSES[1])),
     sum(
         "200 flips, 200 WebSockets open: broken ones",
         ("websockets", websockets::CASE, "broken WebSockets"),
@@ -78,28 +78,35 @@ pub enum SummaryError {
         /// What it lacks.
         what: &'static str,
     },
-    /// The README has no place for it.
-    #[error("README.md has no lines {BEGIN:?} and {END:?}")]
-    NoPlace,
+    /// A README has no place for its table.
+    #[error("{0:?} has no lines {BEGIN:?} and {END:?}")]
+    NoPlace(PathBuf),
     /// A file cannot be read or written.
-    #[error("README.md: {0}")]
-    File(#[from] std::io::Error),
+    #[error("{0:?}: {1}")]
+    File(PathBuf, std::io::Error),
 }
 
-/// Puts the table into a README.
+/// Puts the table of all into a README, and what Shunt is held to into that of the results.
 ///
 /// # Errors
 ///
 /// [`SummaryError`].
 pub fn write(results: &Path, readme: &Path) -> Result<(), SummaryError> {
-    let text = replace(&fs::read_to_string(readme)?, &table(results)?)?;
-    Ok(fs::write(readme, text)?)
+    put(readme, &table(results)?)?;
+    put(&results.join("README.md"), &targets::table(results))
 }
 
-fn replace(readme: &str, table: &str) -> Result<String, SummaryError> {
-    let (before, rest) = readme.split_once(BEGIN).ok_or(SummaryError::NoPlace)?;
-    let (_, after) = rest.split_once(END).ok_or(SummaryError::NoPlace)?;
-    Ok(format!("{before}{BEGIN}\n\n{table}\n{END}{after}"))
+fn put(readme: &Path, table: &str) -> Result<(), SummaryError> {
+    let failed = |error| SummaryError::File(readme.to_owned(), error);
+    let text = fs::read_to_string(readme).map_err(failed)?;
+    let text = replace(&text, table).ok_or_else(|| SummaryError::NoPlace(readme.to_owned()))?;
+    fs::write(readme, text).map_err(failed)
+}
+
+fn replace(readme: &str, table: &str) -> Option<String> {
+    let (before, rest) = readme.split_once(BEGIN)?;
+    let (_, after) = rest.split_once(END)?;
+    Some(format!("{before}{BEGIN}\n\n{table}\n{END}{after}"))
 }
 
 fn table(results: &Path) -> Result<String, SummaryError> {
@@ -163,6 +170,6 @@ mod tests {
         let readme = format!("# A\n{BEGIN}\n\nold\n{END}\nmore\n");
         let new = replace(&readme, "new\n").unwrap();
         assert_eq!(new, format!("# A\n{BEGIN}\n\nnew\n\n{END}\nmore\n"));
-        assert!(matches!(replace("# A\n", "new"), Err(SummaryError::NoPlace)));
+        assert_eq!(replace("# A\n", "new"), None);
     }
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use shunt_tests::nginx::Nginx;
 
 use super::site::{Size, WITH, WITHOUT};
-use super::{COMMAND, RELEASES, UPSTREAMS};
+use super::{COMMAND, RELEASES, SWITCH_UPSTREAMS, UPSTREAMS};
 use crate::application::Application;
 use crate::bench::Bench;
 use crate::machine::ProcessorTime;
@@ -44,7 +44,7 @@ pub fn of_upstreams(bench: &Bench) {
         bench,
         &sizes,
         "upstreams",
-        ["switch-upstreams", "switch-upstreams-state", "request-upstreams"],
+        [SWITCH_UPSTREAMS[0], SWITCH_UPSTREAMS[1], "request-upstreams"],
     );
 }
 
