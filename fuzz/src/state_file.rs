@@ -25,10 +25,28 @@ pub fn run(input: &[u8]) -> Verdict {
         }
     };
     reads_the_same(&snapshot);
+    changes(&snapshot);
     for configured in configurations(&snapshot) {
         start(&snapshot, &configured);
     }
     Verdict::Accepted
+}
+
+/// A line counts once it is there as a whole, and for its upstream alone.
+fn changes(snapshot: &Snapshot) {
+    let text = snapshot.text().expect("plain data");
+    for (at, saved) in snapshot.upstreams.iter().enumerate() {
+        let mut after = snapshot.clone();
+        let changed = &mut after.upstreams[at];
+        changed.generation = saved.generation.wrapping_add(1);
+        let line = changed.line().expect("plain data");
+        assert_eq!(line.iter().filter(|byte| **byte == b'\n').count(), 1, "{changed:?}");
+        let with = |line: &[u8]| Snapshot::parse(&[&text, line].concat());
+        assert_eq!(with(&line).as_ref(), Ok(&after));
+        for end in [0, 1, line.len() / 2, line.len() - 1] {
+            assert_eq!(with(&line[..end]).as_ref(), Ok(snapshot), "{end}");
+        }
+    }
 }
 
 /// Configurations with the upstreams of the file: without releases, with one of another name, and
@@ -83,7 +101,7 @@ fn start(snapshot: &Snapshot, configured: &[Configured]) {
     assert_eq!(outcome.records.len(), configured.len());
 
     // What is written is read.
-    let text = serde_json::to_vec(&saved).expect("a state file is plain data");
+    let text = saved.text().expect("a state file is plain data");
     let read = Snapshot::parse(&text).unwrap_or_else(|why| panic!("{why} in {saved:?}"));
     assert_eq!(read, saved);
 

@@ -17,7 +17,8 @@ use shunt_switch::layout::rows_for;
 use shunt_switch::reconcile::{Configured, Outcome, Workers, fits, reconcile};
 use shunt_switch::service::{ServedZone, Service};
 use shunt_switch::size;
-use shunt_switch::snapshot::{self, Snapshot};
+use shunt_switch::snapshot::Snapshot;
+use shunt_switch::state_file;
 use shunt_switch::worker::Identity;
 use shunt_switch::{AtomicU64, Zone, ZoneError};
 
@@ -97,7 +98,7 @@ fn prepare(conf: &ZoneConf, main: &MainConf, index: usize, in_use: bool) -> Resu
     };
     let workers = Workers { processes: main.processes, others };
     let file = conf.state.as_deref().filter(|_| !in_use && carried.is_empty());
-    let saved = match file.and_then(|path| Snapshot::read(path).ok().flatten()) {
+    let saved = match file.and_then(|path| state_file::read(path).ok().flatten()) {
         Some(saved) => saved,
         None => Snapshot::new(carried),
     };
@@ -350,16 +351,16 @@ fn as_it_is(zone: &Zone<'_>, configured: &[Configured]) -> Vec<Option<usize>> {
 /// Reads the state file. One that is damaged, or cannot be read, is kept under another name: it never
 /// stops NGINX.
 fn read(log: *mut ngx_log_t, path: &Path) -> Option<Snapshot> {
-    let error = match Snapshot::read(path) {
+    let error = match state_file::read(path) {
         Ok(saved) => return saved,
         Err(error) => error,
     };
-    if path.is_dir() || snapshot::is_device(path) {
+    if path.is_dir() || state_file::is_device(path) {
         // Whose folder it is nobody knows, and a device is the system's.
         error!(log, "{error}; the configuration counts, and every change will be refused");
         return None;
     }
-    match snapshot::keep_aside(path) {
+    match state_file::keep_aside(path) {
         Ok(aside) => {
             error!(log, "{error}; it is kept as {aside:?}, and the configuration counts");
         }
@@ -371,7 +372,7 @@ fn read(log: *mut ngx_log_t, path: &Path) -> Option<Snapshot> {
 /// Makes the state file's folder, if it is not there, for the user whom the workers run as: they
 /// write the file. So does NGINX with its own (`ngx_create_paths` in `ngx_file.c`).
 fn make_folder(log: *mut ngx_log_t, core: &ngx_core_conf_t, path: &Path) {
-    let folder = snapshot::folder(path);
+    let folder = state_file::folder(path);
     if folder.exists() {
         return;
     }
@@ -395,7 +396,7 @@ fn workers_user(core: &ngx_core_conf_t) -> Option<rustix::fs::Uid> {
 
 /// Whether this process can write the state file; a worker asks, as the one who has to.
 pub fn check_writable(log: *mut ngx_log_t, path: &Path) {
-    let folder = snapshot::folder(path);
+    let folder = state_file::folder(path);
     if let Err(error) = rustix::fs::access(folder, rustix::fs::Access::WRITE_OK) {
         let owner = std::fs::metadata(folder).map(|m| m.uid());
         let owner = owner.map_or_else(|_| "nobody".to_owned(), |uid| format!("user {uid}"));

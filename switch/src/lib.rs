@@ -16,7 +16,7 @@
 //!   be left out as a whole (P4).
 //!
 //! As a request: [`follower`] → [`route`] → [`canary`] → [`cells`], and [`counters`] when it has ended. As a change: [`service`] → [`change`] →
-//! [`snapshot`] → [`table`] → [`route`].
+//! [`snapshot`] → [`state_file`] → [`table`] → [`route`].
 
 #![forbid(unsafe_code)]
 
@@ -30,6 +30,7 @@ mod columns;
 pub mod counters;
 pub mod follower;
 pub mod layout;
+pub mod mark;
 pub mod masters;
 pub mod metrics;
 mod precondition;
@@ -41,6 +42,7 @@ pub mod service;
 pub mod show;
 pub mod size;
 pub mod snapshot;
+pub mod state_file;
 mod sync;
 pub mod table;
 pub mod worker;

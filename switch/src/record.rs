@@ -99,6 +99,8 @@ pub struct Prepared<'z> {
 impl Prepared<'_> {
     /// Makes the change happen, for everybody, at once.
     pub fn publish(self) -> Route {
+        // Whoever has written it to the state file says so afterwards.
+        self.zone.forget_mark();
         self.route.publish(self.zone.route_word(self.upstream));
         self.zone.record_word(self.upstream, field::TAKEN).store(1, Ordering::Release);
         self.route
@@ -193,6 +195,7 @@ impl<'z> Zone<'z> {
     /// Gives the record of an upstream back, which another zone has now. Its releases' columns are
     /// free as soon as nothing is in flight there. Under the lock.
     pub fn give_up(&self, upstream: usize) {
+        self.forget_mark();
         if let Ok(state) = self.state(upstream, None) {
             state.table.columns().for_each(|column| self.free(column));
         }

@@ -5,7 +5,7 @@ use shunt_api::Problem;
 use crate::change::ChangeError;
 use crate::service::{Served, ServedZone};
 use crate::size;
-use crate::snapshot::SnapshotError;
+use crate::state_file::StateFileError;
 use crate::table::Table;
 use crate::zone::ZoneError;
 
@@ -28,7 +28,7 @@ pub fn of_zone(error: &ZoneError) -> Problem {
 }
 
 /// A state file that cannot be written.
-pub fn of_snapshot(error: &SnapshotError) -> Problem {
+pub fn of_state_file(error: &StateFileError) -> Problem {
     Problem::new(507, format!("{error}; nothing was changed"))
 }
 

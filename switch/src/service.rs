@@ -14,9 +14,10 @@ use crate::clock;
 use crate::metrics;
 use crate::precondition::{matches, parse};
 use crate::record::State;
-use crate::refusal::{of_change, of_full_zone, of_snapshot, of_zone};
+use crate::refusal::{of_change, of_full_zone, of_state_file, of_zone};
 use crate::show;
-use crate::snapshot::{Saved, Snapshot, SnapshotError};
+use crate::snapshot::{Saved, Snapshot};
+use crate::state_file::{self, StateFileError, Written};
 use crate::zone::{Zone, ZoneError};
 
 /// An upstream that the API serves.
@@ -108,20 +109,40 @@ impl Drop for FromZone<'_> {
 
 impl ServedZone<'_> {
     /// Writes the state file for all upstreams of the zone as they are; it belongs to `owner` then.
+    /// `Some` when it is there, but the system cannot say that it will be after a power loss.
     ///
     /// # Errors
     ///
-    /// [`SnapshotError`].
-    pub fn save(&self, owner: Option<Uid>) -> Result<Option<SnapshotError>, SnapshotError> {
-        self.persist(None, owner)
+    /// [`StateFileError`].
+    pub fn save(&self, owner: Option<Uid>) -> Result<Option<StateFileError>, StateFileError> {
+        let Some(path) = self.state_file else { return Ok(None) };
+        self.zone.forget_mark();
+        let written = self.write_whole(path, None, owner)?;
+        self.has_written(&written);
+        Ok(written.unsure)
     }
 
-    fn persist(
+    /// Makes the state file say what an upstream is going to be. When that is published,
+    /// [`Self::has_written`] lets the next change be appended.
+    fn persist(&self, record: usize, next: &State) -> Result<Written, StateFileError> {
+        let Some(path) = self.state_file else { return Ok(Written::default()) };
+        // Taken before anything is written, so that nobody ever appends to what a killed writer has
+        // left: a change that has not happened would be answered with the next one.
+        let left = self.zone.take_mark();
+        // Whatever stands in the way of a line, the whole file gets over it, or tells what it is.
+        let mark = left.and_then(|l| state_file::append(path, &l, &Saved::of(next)).ok());
+        match mark {
+            Some(_) => Ok(Written { mark, unsure: None }),
+            None => self.write_whole(path, Some((record, next)), None),
+        }
+    }
+
+    fn write_whole(
         &self,
+        path: &Path,
         next: Option<(usize, &State)>,
         owner: Option<Uid>,
-    ) -> Result<Option<SnapshotError>, SnapshotError> {
-        let Some(path) = self.state_file else { return Ok(None) };
+    ) -> Result<Written, StateFileError> {
         let mut saved = Vec::new();
         for state in self.zone.states() {
             match (state, next) {
@@ -129,11 +150,18 @@ impl ServedZone<'_> {
                 (Ok((_, state)), _) => saved.push(Saved::of(&state)),
                 (Err(error), _) => {
                     let error = std::io::Error::other(error.to_string());
-                    return Err(SnapshotError::Write { path: path.to_owned(), error });
+                    return Err(StateFileError::Write { path: path.to_owned(), error });
                 }
             }
         }
-        Snapshot::new(saved).write(path, owner)
+        state_file::write(path, &Snapshot::new(saved), owner)
+    }
+
+    /// What the file says has come true.
+    fn has_written(&self, written: &Written) {
+        if let Some(mark) = written.mark {
+            self.zone.set_mark(mark);
+        }
     }
 }
 
@@ -393,9 +421,12 @@ impl Service<'_> {
         let zone = self.served_zone(served)?;
         let prepared = zone.zone.prepare(record, next);
         let prepared = prepared.map_err(|e| of_full_zone(zone, served, &e, &next.table))?;
-        let unsure = zone.persist(Some((record, next)), None).map_err(|e| of_snapshot(&e))?;
+        let written = zone.persist(record, next).map_err(|e| of_state_file(&e))?;
         prepared.publish();
-        Ok(unsure.map(|error| format!("after a power loss the change may be gone: {error}")))
+        zone.has_written(&written);
+        Ok(written
+            .unsure
+            .map(|error| format!("after a power loss the change may be gone: {error}")))
     }
 
     fn index(&self, writable: bool) -> Index {
@@ -418,5 +449,7 @@ impl Service<'_> {
     }
 }
 
+#[cfg(all(test, not(loom)))]
+mod kills;
 #[cfg(all(test, not(loom)))]
 mod tests;

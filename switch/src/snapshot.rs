@@ -1,16 +1,11 @@
-//! The state file: what outlives a restart and a power loss (P5).
+//! What the state file says (P5).
 //!
-//! Written whole beside the old one, flushed, renamed over it, and the folder flushed: after a crash
-//! at any instant there is the old file or the new one. It names releases, not indexes, columns or
-//! counts, and has the servers only of what the API made: for the rest the configuration is right.
+//! The first line has all upstreams, each further one an upstream that has changed since: the last word
+//! on each counts. It names releases, not indexes, columns or counts, and has the servers only of what
+//! the API made: for the rest the configuration is right.
 
-use std::collections::HashSet;
-use std::fs::{self, File};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::collections::{HashMap, HashSet};
 
-use rustix::fs::Uid;
 use serde::{Deserialize, Serialize};
 use shunt_api::{AddressError, Canary, ReleaseName, ReleaseSpec, Server, ServerSpec};
 
@@ -18,13 +13,10 @@ use crate::clock;
 use crate::record::State;
 use crate::table::{MAX_RELEASES, Member, Origin};
 
-/// The version of the format.
-const VERSION: u32 = 1;
+/// The version of the format. Version 1, which had no further lines, is still read.
+const VERSION: u32 = 2;
 
-/// A state file is never longer; a longer file is not one.
-const MAX_BYTES: u64 = 64 << 20;
-
-/// The content of the file.
+/// The content of the file, and as JSON its first line.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Snapshot {
@@ -33,7 +25,7 @@ pub struct Snapshot {
     pub upstreams: Vec<Saved>,
 }
 
-/// An upstream in the file.
+/// An upstream in the file, and as JSON a further line.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Saved {
@@ -72,35 +64,6 @@ pub struct SavedRelease {
     pub configured: Option<Vec<Server>>,
 }
 
-/// Why there is nothing to take over from the file.
-#[derive(Debug, thiserror::Error)]
-pub enum SnapshotError {
-    /// It cannot be read.
-    #[error("cannot read state file {path:?}: {error}")]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        error: io::Error,
-    },
-    /// It cannot be written.
-    #[error("cannot write state file {path:?}: {error}")]
-    Write {
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        error: io::Error,
-    },
-    /// Its content is not a state file's.
-    #[error("state file {path:?} is damaged: {why}")]
-    Damaged {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        why: String,
-    },
-}
-
 impl Snapshot {
     /// The content for these upstreams.
     #[must_use]
@@ -108,33 +71,13 @@ impl Snapshot {
         Self { version: VERSION, upstreams }
     }
 
-    /// Reads the file; `None` when there is none.
+    /// The first line of a file, and at first its only one.
     ///
     /// # Errors
     ///
-    /// [`SnapshotError::Read`] and [`SnapshotError::Damaged`].
-    pub fn read(path: &Path) -> Result<Option<Self>, SnapshotError> {
-        let failed = |error| SnapshotError::Read { path: path.to_owned(), error };
-        // A file that is none (a pipe, a device) must not hold NGINX up.
-        let nonblock = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap_or(0);
-        // Miri does not know it.
-        let nonblock = if cfg!(miri) { 0 } else { nonblock };
-        let file = match fs::OpenOptions::new().read(true).custom_flags(nonblock).open(path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(failed(error)),
-        };
-        let metadata = file.metadata().map_err(failed)?;
-        if !metadata.is_file() {
-            let what = if metadata.is_dir() { "it is a folder" } else { "it is not a file" };
-            return Err(failed(io::Error::new(io::ErrorKind::InvalidInput, what)));
-        }
-        let mut text = Vec::new();
-        file.take(MAX_BYTES).read_to_end(&mut text).map_err(failed)?;
-        match Self::parse(&text) {
-            Ok(snapshot) => Ok(Some(snapshot)),
-            Err(why) => Err(SnapshotError::Damaged { path: path.to_owned(), why }),
-        }
+    /// None: it is plain data.
+    pub fn text(&self) -> serde_json::Result<Vec<u8>> {
+        line(self)
     }
 
     /// Reads the content of a file.
@@ -143,109 +86,89 @@ impl Snapshot {
     ///
     /// Says what is wrong with it.
     pub fn parse(text: &[u8]) -> Result<Self, String> {
-        let snapshot: Self = serde_json::from_slice(text).map_err(|e| e.to_string())?;
-        if snapshot.version != VERSION {
-            return Err(format!("it has version {}, this is version {VERSION}", snapshot.version));
+        let mut documents = serde_json::Deserializer::from_slice(text).into_iter::<Self>();
+        let first = documents.next().ok_or("it is empty")?;
+        let mut snapshot = first.map_err(|e| e.to_string())?;
+        let rest = &text[documents.byte_offset()..];
+        let version = snapshot.version;
+        if !(1..=VERSION).contains(&version) {
+            return Err(format!("it has version {version}, this is version {VERSION}"));
         }
+        snapshot.check()?;
+        // In version 1, nothing follows.
+        if version == 1 {
+            blank(rest)?
+        } else {
+            snapshot.take_over(rest)?
+        }
+        snapshot.version = VERSION;
+        Ok(snapshot)
+    }
+
+    fn check(&self) -> Result<(), String> {
         let mut names = HashSet::new();
-        for upstream in &snapshot.upstreams {
+        for upstream in &self.upstreams {
             let name = &upstream.name;
             if !names.insert(name.as_str()) {
                 return Err(format!("upstream {name:?} is there twice"));
             }
-            upstream.check().map_err(|why| format!("upstream {name:?}: {why}"))?;
+            upstream.check()?;
         }
-        Ok(snapshot)
+        Ok(())
     }
 
-    /// Writes the file, so that it is there after a power loss, and gives it to this user, who can then
-    /// replace it in whatever folder. `Some` when it is there, but the system cannot say that it will
-    /// be after a power loss.
-    ///
-    /// # Errors
-    ///
-    /// [`SnapshotError::Write`]; the old file is then still there.
-    pub fn write(
-        &self,
-        path: &Path,
-        owner: Option<Uid>,
-    ) -> Result<Option<SnapshotError>, SnapshotError> {
-        let beside = sibling(path, "tmp");
-        let failed = |error| SnapshotError::Write { path: path.to_owned(), error };
-        let write = || {
-            if is_device(path) {
-                return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is a device"));
+    /// Takes over what follows the first document: the rest of its line, and then a line for each
+    /// change.
+    fn take_over(&mut self, rest: &[u8]) -> Result<(), String> {
+        let mut lines = rest.split_inclusive(|byte| *byte == b'\n');
+        blank(lines.next().unwrap_or_default())?;
+        let mut places: HashMap<String, usize> =
+            self.upstreams.iter().enumerate().map(|(at, u)| (u.name.clone(), at)).collect();
+        // What comes after the last end of a line is of a change that was cut off, and never answered.
+        for (n, line) in lines.filter(|line| line.ends_with(b"\n")).enumerate() {
+            let in_line = |why: String| format!("change {}: {why}", n + 1);
+            let saved: Saved = serde_json::from_slice(line).map_err(|e| in_line(e.to_string()))?;
+            saved.check().map_err(in_line)?;
+            match places.get(&saved.name) {
+                Some(at) => self.upstreams[*at] = saved,
+                None => {
+                    places.insert(saved.name.clone(), self.upstreams.len());
+                    self.upstreams.push(saved);
+                }
             }
-            // Before the file is replaced, so that it need not be undone.
-            let folder = File::open(folder(path))?;
-            // One that a killed writer, or another user, left behind.
-            match fs::remove_file(&beside) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
-            let mut file =
-                fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside)?;
-            if owner.is_some() {
-                rustix::fs::fchown(&file, owner, None)?;
-            }
-            file.write_all(&serde_json::to_vec(self).map_err(io::Error::other)?)?;
-            file.write_all(b"\n")?;
-            file.sync_all()?;
-            fs::rename(&beside, path)?;
-            Ok(folder)
-        };
-        let folder = write().map_err(|error| {
-            // On a disk that is full, half of it would be in the way.
-            let _ = fs::remove_file(&beside);
-            failed(error)
-        })?;
-        // Miri syncs files only.
-        let synced = if cfg!(miri) { Ok(()) } else { folder.sync_all() };
-        Ok(synced.err().map(failed))
-    }
-}
-
-/// Puts a damaged file aside under another name and tells which.
-///
-/// # Errors
-///
-/// What the system says.
-pub fn keep_aside(path: &Path) -> io::Result<PathBuf> {
-    for n in 0..1000 {
-        let aside = sibling(path, &format!("damaged.{n}"));
-        if !aside.exists() {
-            fs::rename(path, &aside)?;
-            return Ok(aside);
         }
+        Ok(())
     }
-    Err(io::Error::new(io::ErrorKind::AlreadyExists, "there are 1000 damaged ones already"))
 }
 
-/// Whether the path leads to a device (`/dev/null`). The whole system has that: it must be neither
-/// put aside nor replaced.
-#[must_use]
-pub fn is_device(path: &Path) -> bool {
-    fs::metadata(path).is_ok_and(|metadata| {
-        metadata.file_type().is_char_device() || metadata.file_type().is_block_device()
-    })
+/// Nothing may follow a document in its line.
+fn blank(rest: &[u8]) -> Result<(), String> {
+    if rest.trim_ascii().is_empty() { Ok(()) } else { Err("more follows in its line".to_owned()) }
 }
 
-/// The folder of a file.
-#[must_use]
-pub fn folder(path: &Path) -> &Path {
-    path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
-}
-
-fn sibling(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".");
-    name.push(suffix);
-    PathBuf::from(name)
+/// JSON has no line ends but those between its parts, and these are left out.
+fn line(value: &impl Serialize) -> serde_json::Result<Vec<u8>> {
+    let mut line = serde_json::to_vec(value)?;
+    line.push(b'\n');
+    Ok(line)
 }
 
 impl Saved {
+    /// A line of a file that says this of the upstream.
+    ///
+    /// # Errors
+    ///
+    /// None: it is plain data.
+    pub fn line(&self) -> serde_json::Result<Vec<u8>> {
+        line(self)
+    }
+
     /// A file may hold only what the API would have let in.
     fn check(&self) -> Result<(), String> {
+        self.check_releases().map_err(|why| format!("upstream {:?}: {why}", self.name))
+    }
+
+    fn check_releases(&self) -> Result<(), String> {
         if self.releases.len() > MAX_RELEASES {
             return Err(format!("more than {MAX_RELEASES} releases"));
         }
@@ -313,79 +236,127 @@ impl Saved {
 }
 
 #[cfg(all(test, not(loom)))]
+pub(crate) mod testing {
+    use super::*;
+
+    /// A file with one upstream, as version 1 had it.
+    pub const VERSION_1: &[u8] = br#"{"version":1,"upstreams":[{"name":"web","generation":7,
+        "active":"v2","previous":"default","releases":[{"name":"v2","servers":[{"address":
+        "127.0.0.1:3002","weight":1,"max_fails":1,"fail_timeout":"10s","max_conns":0,"backup":false,
+        "down":false}]}]}]}"#;
+
+    pub fn sample() -> Snapshot {
+        Snapshot::parse(VERSION_1).unwrap()
+    }
+
+    /// The upstream of [`sample`], or another one, at a later generation.
+    pub fn changed(name: &str, generation: u32) -> Saved {
+        Saved { name: name.to_owned(), generation, ..sample().upstreams.remove(0) }
+    }
+
+    /// What the file has for these, in this order.
+    pub fn snapshot(upstreams: &[Saved]) -> Snapshot {
+        Snapshot::new(upstreams.to_vec())
+    }
+}
+
+#[cfg(all(test, not(loom)))]
 mod tests {
+    use super::testing::{VERSION_1, changed, sample, snapshot};
     use super::*;
     use proptest::prelude::*;
 
-    fn sample() -> Snapshot {
-        let text = br#"{"version":1,"upstreams":[{"name":"web","generation":7,"active":"v2",
-            "previous":"default","releases":[{"name":"v2","servers":[{"address":"127.0.0.1:3002",
-            "weight":1,"max_fails":1,"fail_timeout":"10s","max_conns":0,"backup":false,
-            "down":false}]}]}]}"#;
-        Snapshot::parse(text).unwrap()
+    fn text(lines: &[Saved]) -> Vec<u8> {
+        let lines = lines.iter().map(|saved| saved.line().unwrap());
+        [sample().text().unwrap()].into_iter().chain(lines).collect::<Vec<_>>().concat()
     }
 
     #[test]
-    fn p5_what_was_written_is_read_and_nothing_else_is_left() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("state.json");
-        assert!(Snapshot::read(&path).unwrap().is_none());
-        fs::write(folder.path().join("state.json.tmp"), "left by a killed writer").unwrap();
-        for _ in 0..2 {
-            sample().write(&path, None).unwrap();
-            assert_eq!(Snapshot::read(&path).unwrap(), Some(sample()));
-        }
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    fn p5_the_last_word_on_each_upstream_counts() {
+        let (web, shop) = (changed("web", 8), changed("shop", 1));
+        assert_eq!(Snapshot::parse(&text(&[])), Ok(sample()));
+        let one = std::slice::from_ref(&web);
+        assert_eq!(Snapshot::parse(&text(one)), Ok(snapshot(one)));
+        let lines =
+            [shop.clone(), changed("web", 9), changed("shop", 2), web.clone(), shop.clone()];
+        assert_eq!(Snapshot::parse(&text(&lines)), Ok(snapshot(&[web, shop])));
     }
 
     #[test]
-    fn p5_every_cut_of_the_file_is_seen_as_damage() {
-        let whole = serde_json::to_vec(&sample()).unwrap();
-        for end in 0..whole.len() {
-            assert!(Snapshot::parse(&whole[..end]).is_err(), "{end}");
+    fn p5_every_cut_of_the_first_line_is_damage_and_of_another_one_the_state_before() {
+        let lines = [changed("web", 8), changed("shop", 1), changed("web", 9)];
+        let states = [
+            snapshot(&[changed("web", 7)]),
+            snapshot(&[changed("web", 8)]),
+            snapshot(&[changed("web", 8), changed("shop", 1)]),
+            snapshot(&[changed("web", 9), changed("shop", 1)]),
+        ];
+        let whole = text(&lines);
+        let base = text(&[]).len();
+        // Miri is slow.
+        for end in (0..=whole.len()).step_by(if cfg!(miri) { 53 } else { 1 }) {
+            let parsed = Snapshot::parse(&whole[..end]);
+            // The end of the first line says nothing that its last brace does not.
+            if end < base - 1 {
+                assert!(parsed.is_err(), "{end}");
+            } else {
+                let complete = whole[..end].iter().filter(|b| **b == b'\n').count();
+                assert_eq!(parsed, Ok(states[complete.saturating_sub(1)].clone()), "{end}");
+            }
         }
     }
 
     #[test]
-    fn a_damaged_file_is_kept_under_another_name() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("state.json");
-        for n in 0..2 {
-            fs::write(&path, format!("{{ damage {n}")).unwrap();
-            assert!(matches!(Snapshot::read(&path), Err(SnapshotError::Damaged { .. })));
-            let aside = keep_aside(&path).unwrap();
-            assert_eq!(fs::read_to_string(aside).unwrap(), format!("{{ damage {n}"));
-            assert!(!path.exists());
-        }
+    fn a_file_of_version_1_is_read_and_has_no_further_lines() {
+        assert_eq!(sample(), snapshot(&[changed("web", 7)]));
+        let with = |end: &[u8]| Snapshot::parse(&[VERSION_1, end].concat());
+        assert_eq!(with(b"\n"), Ok(sample()));
+        assert!(with(&changed("web", 8).line().unwrap()).is_err());
+        assert!(with(&[b"\n", changed("web", 8).line().unwrap().as_slice()].concat()).is_err());
     }
 
     #[test]
     fn what_is_wrong_with_a_file_is_said() {
-        let text = String::from_utf8(serde_json::to_vec(&sample()).unwrap()).unwrap();
-        for (from, to, said) in [
-            ("\"version\":1", "\"version\":2", "version 2"),
+        let mistakes = [
             ("\"weight\":1", "\"weight\":0", "weight is 0"),
             ("\"backup\":false", "\"backup\":true", "not a backup"),
             ("127.0.0.1:3002", "app:3002", "resolve it first"),
             ("\"active\"", "\"acctive\"", "acctive"),
+            ("}]}", "}]}x", ""),
+            ("}", "\0", ""),
+        ];
+        let good = String::from_utf8(text(&[])).unwrap();
+        let (line, later) = (changed("web", 8).line().unwrap(), changed("web", 9).line().unwrap());
+        let line = String::from_utf8(line).unwrap();
+        for (from, to, said) in mistakes {
+            let error = Snapshot::parse(good.replace(from, to).as_bytes()).unwrap_err();
+            assert!(error.contains(said), "{error}");
+            let bad = line.replace(from, to);
+            let error =
+                Snapshot::parse(&[text(&[]), bad.into(), later.clone()].concat()).unwrap_err();
+            assert!(error.contains(said) && error.starts_with("change 1: "), "{error}");
+        }
+        for (text, said) in [
+            (good.replace("\"version\":2", "\"version\":3"), "version 3"),
+            (good.replace("\"version\":2", "\"version\":0"), "version 0"),
+            (format!("{}{line}", good.trim_end()), "more follows in its line"),
+            (format!("{good}\n"), "change 1: "),
+            (format!("{good}{good}"), "change 1: "),
+            (String::new(), "it is empty"),
+            (" \n".to_owned(), "it is empty"),
         ] {
-            let error = Snapshot::parse(text.replace(from, to).as_bytes()).unwrap_err();
+            let error = Snapshot::parse(text.as_bytes()).unwrap_err();
             assert!(error.contains(said), "{error}");
         }
-    }
-
-    #[test]
-    fn a_folder_that_is_not_there_is_an_error_that_names_the_file() {
-        let error = sample().write(Path::new("/nonexistent/state.json"), None).unwrap_err();
-        assert!(
-            error.to_string().starts_with("cannot write state file \"/nonexistent/state.json\"")
-        );
+        let twice = snapshot(&[changed("web", 1), changed("web", 1)]).text().unwrap();
+        assert_eq!(Snapshot::parse(&twice).unwrap_err(), "upstream \"web\" is there twice");
     }
 
     proptest! {
         #[test]
         fn any_bytes_are_a_snapshot_or_damage(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
             let _ = Snapshot::parse(&bytes);
+            let _ = Snapshot::parse(&[text(&[]), bytes].concat());
         }
     }
 }

@@ -10,7 +10,7 @@ use crate::table::MAX_RELEASES;
 use crate::worker::Identity;
 
 /// "shunt", and the version of the layout.
-const MAGIC: u64 = u64::from_be_bytes(*b"shunt\0\0\x04");
+const MAGIC: u64 = u64::from_be_bytes(*b"shunt\0\0\x05");
 
 /// The words of the header.
 pub(crate) mod header {
@@ -24,6 +24,12 @@ pub(crate) mod header {
     pub const RETIRED: usize = 7;
     pub const BANKS: usize = 8;
     pub const PROCESSES: usize = 9;
+    /// How the state file was left, see [`crate::mark`].
+    pub const FILE_DEVICE: usize = 10;
+    pub const FILE_INODE: usize = 11;
+    pub const FILE_LENGTH: usize = 12;
+    pub const FILE_BASE: usize = 13;
+    pub const FILE_MODIFIED: usize = 14;
 }
 
 /// Why the zone cannot be used, or cannot take more.

@@ -2,6 +2,7 @@
 //! is refused.
 
 use std::fs;
+use std::io::Write;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 use std::process::Command;
@@ -229,7 +230,104 @@ fn the_state_file_can_be_in_a_folder_where_each_owns_his_files(build: &Build) {
     assert_eq!(nginx.complaints(), [] as [String; 0]);
 }
 
+/// How many lines the file has, and how long it is.
+fn size(path: &Path) -> (usize, usize) {
+    let text = fs::read_to_string(path).unwrap();
+    (text.lines().count(), text.len())
+}
+
+fn p5_a_change_is_a_line_more_until_the_file_is_written_whole(build: &Build) {
+    let (mut nginx, _backends) = prepare(build);
+    let path = nginx.path("state/state.json");
+    nginx.run();
+    let (admin, base) = (nginx.admin(), size(&path));
+    assert_eq!(base.0, 1, "NGINX's start writes it whole");
+    let to = |n: usize| if n.is_multiple_of(2) { "b" } else { "a" };
+    for n in 0..3 {
+        admin.switch("web", to(n), None).unwrap();
+        assert_eq!(size(&path).0, n + 2);
+    }
+    // Whichever worker makes them.
+    nginx.reload();
+    assert_eq!(size(&path).0, 1, "so does a reload");
+    for n in 3..6 {
+        admin.switch("web", to(n), None).unwrap();
+        assert_eq!(size(&path).0, n - 1);
+    }
+    // What a worker was writing when it was killed, or the machine was cut off, was never answered.
+    nginx.quit();
+    let text = fs::read_to_string(&path).unwrap();
+    let last = text.lines().last().unwrap().len();
+    fs::write(&path, &text[..text.len() - last / 2]).unwrap();
+    nginx.run();
+    assert_eq!(active(&nginx), (6, "b".to_owned()));
+    assert_eq!(nginx.complaints(), [] as [String; 0]);
+    assert_eq!(size(&path).0, 1);
+
+    let mut most = 0;
+    let server = |n| format!("127.0.0.1:{n}");
+    let servers: Vec<_> = (1..=256).map(server).collect();
+    assert_eq!(nginx.admin().put("web", "c", &servers).status, 201);
+    for n in 0..40 {
+        nginx.admin().switch("web", to(n), None).unwrap();
+        most = most.max(size(&path).1);
+    }
+    assert!((256 << 10..384 << 10).contains(&most), "{most}");
+    let now = active(&nginx);
+    nginx.quit();
+    nginx.run();
+    assert_eq!(active(&nginx), now);
+}
+
+fn p5_what_somebody_did_to_the_file_is_made_good_by_the_next_change(build: &Build) {
+    let (mut nginx, _backends) = prepare(build);
+    let path = nginx.path("state/state.json");
+    nginx.run();
+    let deeds: [&dyn Fn(); 5] = [
+        &|| fs::remove_file(&path).unwrap(),
+        &|| fs::write(&path, "").unwrap(),
+        &|| fs::write(&path, r#"{"version":2,"upstreams":[]}"#).unwrap(),
+        &|| {
+            let mut file = fs::OpenOptions::new().append(true).open(&path).unwrap();
+            file.write_all(b"{").unwrap();
+        },
+        &|| {
+            let beside = path.with_extension("beside");
+            fs::copy(&path, &beside).unwrap();
+            fs::rename(beside, &path).unwrap();
+        },
+    ];
+    for deed in deeds {
+        let to = if active(&nginx).1 == "a" { ["b", "a"] } else { ["a", "b"] };
+        nginx.admin().switch("web", to[0], None).unwrap();
+        deed();
+        nginx.admin().switch("web", to[1], None).unwrap();
+        let now = active(&nginx);
+        assert_eq!(size(&path).0, 1);
+        nginx.quit();
+        nginx.run();
+        assert_eq!(active(&nginx), now);
+    }
+    assert_eq!(nginx.complaints(), [] as [String; 0]);
+}
+
+fn p5_a_file_of_version_1_is_taken_over(build: &Build) {
+    let (mut nginx, _backends) = prepare(build);
+    let path = nginx.path("state/state.json");
+    let text = String::from_utf8(good(build)).unwrap();
+    // It had no further lines.
+    let last = text.lines().last().unwrap();
+    fs::write(&path, format!("{{\"version\":1,\"upstreams\":[{last}]}}\n")).unwrap();
+    nginx.run();
+    assert_eq!(active(&nginx), (2, "b".to_owned()));
+    assert!(fs::read_to_string(&path).unwrap().starts_with("{\"version\":2,"));
+    assert_eq!(nginx.complaints(), [] as [String; 0]);
+}
+
 each_nginx!(
+    p5_a_change_is_a_line_more_until_the_file_is_written_whole,
+    p5_what_somebody_did_to_the_file_is_made_good_by_the_next_change,
+    p5_a_file_of_version_1_is_taken_over,
     p5_another_programs_file_is_kept_aside,
     p5_a_file_that_cannot_be_read_is_kept_aside,
     p5_what_is_no_file_is_kept_aside_and_does_not_hold_nginx_up,

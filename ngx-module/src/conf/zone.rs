@@ -8,7 +8,7 @@ use std::ptr;
 use nginx_sys::{
     ngx_command_t, ngx_conf_full_name, ngx_conf_t, ngx_parse_size, ngx_shared_memory_add, ngx_str_t,
 };
-use shunt_switch::snapshot;
+use shunt_switch::state_file;
 
 use super::{MainConf, ZoneConf, parameter, utf8};
 use crate::wrap::{ConfError, Directive, args, bytes, conclude, conf_warn, copy_to_pool, place};
@@ -64,7 +64,7 @@ fn shunt_zone(cf: &mut ngx_conf_t, conf: &mut MainConf) -> Directive {
             if path.is_dir() {
                 let text = format!("state file {path:?} is a folder, name a file in it");
                 conf_warn(cf, &text);
-            } else if snapshot::is_device(&path) {
+            } else if state_file::is_device(&path) {
                 let text = format!(
                     "state file {path:?} is a device and every change will be refused, name a file \
                      or leave \"state=\" out"
@@ -95,7 +95,7 @@ fn shunt_zone(cf: &mut ngx_conf_t, conf: &mut MainConf) -> Directive {
 
 /// Where a file is, whatever way its path takes there.
 fn place_of(path: &Path) -> PathBuf {
-    match (snapshot::folder(path).canonicalize(), path.file_name()) {
+    match (state_file::folder(path).canonicalize(), path.file_name()) {
         (Ok(folder), Some(name)) => folder.join(name),
         _ => path.to_owned(),
     }

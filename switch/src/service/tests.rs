@@ -228,7 +228,7 @@ fn canary_and_hold_are_set_shown_saved_and_ended() {
     let left: NginxTime = state["hold"]["ends_in"].as_str().unwrap().parse().unwrap();
     let most = Duration::from_hours(1);
     assert!(left.duration() <= most && left.duration() > most - Duration::from_mins(1), "{state}");
-    let saved = Snapshot::read(&f.folder.path().join("state.json")).unwrap().unwrap();
+    let saved = state_file::read(&f.folder.path().join("state.json")).unwrap().unwrap();
     let web = &saved.upstreams[0];
     assert_eq!(web.canary.as_ref().unwrap().release.as_str(), "v1");
     assert!(web.held_until.unwrap() > clock::since_1970());

@@ -113,7 +113,12 @@ impl Fault {
             // It was so from the beginning.
             Self::ClientSlow => {}
             Self::HelperDisk => fill(site, HELPER),
-            Self::ModuleDisk => fill(site, MODULE),
+            Self::ModuleDisk => {
+                fill(site, MODULE);
+                // The last block of the file would still take some changes; so it has to be written
+                // whole.
+                server.run(&["touch", &format!("{MODULE}/state.json")]);
+            }
             Self::PowerCut => {
                 server.cut_off();
                 server.power_on();
