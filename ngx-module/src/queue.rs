@@ -38,7 +38,7 @@ type Outcome = Result<Reply, Problem>;
 /// worker that shuts down after a reload finishes its changes.
 const INTERVAL: ngx_msec_t = 100;
 
-/// The stack of the thread: what the main one needs for a change is a tenth of this.
+/// The stack of the thread. Of what a change calls, only the reader of JSON goes deep: 128 levels.
 const STACK: usize = 512 << 10;
 
 /// The changes of a worker.
@@ -155,8 +155,8 @@ struct Away {
 
 // SAFETY: of the configuration, a change reads the zones, the upstreams as the API serves them, and
 // the masters. These are written before a worker makes its first change, and not afterwards; the
-// zones' memory is made for many processes. The configuration lives until `leave`, or until the request
-// has been answered, both of which wait for the thread.
+// zones' memory is made for many processes. The configuration lives until `leave`, which waits for the
+// thread.
 unsafe impl Send for Away {}
 
 impl Away {
