@@ -9,7 +9,7 @@ use shunt_tests::build;
 use shunt_tests::client::Connection;
 use shunt_tests::helper::Daemon;
 use shunt_tests::nginx::{Nginx, Setup};
-use shunt_tests::process::{signal, wake_ups};
+use shunt_tests::process::signal;
 use shunt_tests::{free_port, until};
 
 use crate::application::Application;
@@ -143,13 +143,11 @@ fn at_rest(daemon: &Daemon, figures: &mut Figures) {
         daemon.add(&name(n));
         let _ = deploy(daemon, &name(n), "v1");
     }
-    let (time, woken) = (ProcessorTime::of(&[pid]), wake_ups(pid));
+    let before = ProcessorTime::of(&[pid]);
     std::thread::sleep(REST);
-    let used = ProcessorTime::of(&[pid]).since(&time).as_secs_f64() / REST.as_secs_f64();
-    let woken = (wake_ups(pid) - woken) as f64 / REST.as_secs_f64();
+    let used = ProcessorTime::of(&[pid]).since(&before).as_secs_f64() / REST.as_secs_f64();
     figures.add(case, who, "MB", memory(&[pid]) as f64 / 1e6);
     figures.add(case, who, CORE, used * 1e2);
-    figures.add(case, who, "wake-ups/s", woken);
 }
 
 /// The highest rate that `shunt watch` keeps up with.

@@ -14,7 +14,8 @@ use shunt_switch::canary::Point;
 use shunt_switch::follower::{Admitted, Follower, Parking, Reason, Ticket, Wishes};
 use shunt_switch::reconcile::{Configured, Workers, fits, reconcile};
 use shunt_switch::record::State;
-use shunt_switch::service::{Served, ServedZone, Service};
+use shunt_switch::served::{Served, ServedUpstreams};
+use shunt_switch::service::{ServedZone, Service};
 use shunt_switch::snapshot::{Saved, Snapshot};
 use shunt_switch::table::{Member, Origin};
 use shunt_switch::worker::Identity;
@@ -72,7 +73,7 @@ struct Life<'z> {
     words: &'z [AtomicU64],
     zone: Zone<'z>,
     plan: Plan,
-    served: Vec<Served>,
+    served: ServedUpstreams,
     rows: Vec<Row>,
     /// What the workers have, and what those have that still serve an older configuration.
     followers: [Vec<Following<'z>>; 2],
@@ -147,7 +148,7 @@ impl<'z> Life<'z> {
         let zone = Zone::create(words, ROWS).expect("room for an upstream");
         let rows = Vec::new();
         let plan = [None; UPSTREAMS.len()];
-        let (served, followers) = (Vec::new(), [Vec::new(), Vec::new()]);
+        let (served, followers) = (ServedUpstreams::default(), [Vec::new(), Vec::new()]);
         let (requests, drained, stray) = (Vec::new(), HashSet::new(), 0);
         let mut life =
             Self { words, zone, plan, served, rows, followers, requests, drained, stray };
@@ -295,7 +296,7 @@ impl<'z> Life<'z> {
             Some(admitted) => Ok(Some(admitted)),
             None => followers[worker].admit(&mut wish, nothing),
         };
-        let served = self.served.iter().find(|s| s.name == name);
+        let served = self.served.find(&name);
         let admitted = match admitted {
             Ok(Some(admitted)) => admitted,
             Ok(None) => {
@@ -347,7 +348,7 @@ impl<'z> Life<'z> {
         let Some(admitted) = admitted else { return };
         let entry = admitted.to.release.clone();
         assert!(table.fallback && entry.name != tried && admitted.reason == Reason::Fallback);
-        let served = self.served.iter().find(|s| s.name == name).expect("it is configured");
+        let served = self.served.find(&name).expect("it is configured");
         let now = self.upstream(served);
         assert!([&now.active, &now.previous].contains(&&Some(entry.name)));
         assert!(!self.drained.contains(&entry.serial), "P2");
@@ -362,7 +363,7 @@ impl<'z> Life<'z> {
         let (name, follower) = (name.clone(), &mut followers[worker]);
         let parking = follower.park(max).expect("a sound zone");
         let column = follower.table().expect("a sound zone").parked;
-        let served = self.served.iter().find(|s| s.name == name).expect("it is configured");
+        let served = self.served.find(&name).expect("it is configured");
         let (held, parked) = (self.upstream(served).hold.is_some(), self.in_flight(column));
         match parking {
             Parking::Free => assert!(!held),
@@ -419,7 +420,7 @@ impl<'z> Life<'z> {
         let name = UPSTREAMS.get(usize::from(upstream) % (UPSTREAMS.len() + 1)).unwrap_or(&"other");
         let call = Call::parse(method, &format!("/v1/upstreams/{}{path}", encode(name)), "");
         let call = call.expect("a call");
-        let served = self.served.iter().find(|s| s.name == *name);
+        let served = self.served.find(name);
         let before = self.states();
         let old = served.map(|s| self.upstream(s));
         let generation = old.as_ref().map_or(0, |o| o.generation);
@@ -513,7 +514,7 @@ impl<'z> Life<'z> {
         let tables = self.zone.tables_use();
         assert!(tables.used <= tables.capacity, "tables lie upon each other: {tables:?}");
         self.drained = HashSet::new();
-        for served in &self.served {
+        for served in self.served.iter() {
             let state = states.iter().find(|(at, _)| Some(*at) == served.record);
             let state = &state.expect("it has a record").1;
             assert_eq!(state.table.upstream, served.name);

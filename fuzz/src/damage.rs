@@ -7,7 +7,8 @@ use arbitrary::{Arbitrary, Unstructured};
 use shunt_api::{Call, ReleaseName, ReleaseSpec, SwitchRequest, Wait};
 use shunt_switch::follower::{Follower, Parking};
 use shunt_switch::reconcile::{Configured, reconcile};
-use shunt_switch::service::{Served, ServedZone, Service};
+use shunt_switch::served::{Served, ServedUpstreams};
+use shunt_switch::service::{ServedZone, Service};
 use shunt_switch::table::Member;
 use shunt_switch::worker::Identity;
 use shunt_switch::zone::Row;
@@ -43,7 +44,7 @@ pub fn run(input: &[u8]) -> Verdict {
     let zone = Zone::create(&words, ROWS).expect("room for an upstream");
     let configured = [configured("web", &["blue", "green"]), configured("shop", &["default"])];
     let records = reconcile(&zone, &configured, None).expect("room for two").records;
-    let served: Vec<_> = (configured.iter().zip(records))
+    let served: ServedUpstreams = (configured.iter().zip(records))
         .map(|(c, record)| Served {
             name: c.name.clone(),
             zone: 0,
@@ -138,7 +139,7 @@ fn name(text: &str) -> ReleaseName {
 }
 
 /// Everything that only reads, and requests that come and go.
-fn look(zone: &Zone<'_>, served: &[Served], row: Row) {
+fn look(zone: &Zone<'_>, served: &ServedUpstreams, row: Row) {
     let zones = [ServedZone { zone: *zone, name: "shunt", size: 0, state_file: None }];
     let service = Service { zones: &zones, upstreams: served, nginx: "" };
     for upstream in 0..zone.layout().upstreams {
@@ -152,7 +153,7 @@ fn look(zone: &Zone<'_>, served: &[Served], row: Row) {
     service.read(&Call::Index, true).expect("how full the zone is can always be told");
     let _ = service.read(&Call::Upstreams, true);
     let timeout = shunt_api::NginxTime::from_secs(1);
-    for one in served {
+    for one in served.iter() {
         let upstream = one.name.clone();
         let waits = [
             Wait::Change { generation: 1, timeout },
@@ -183,12 +184,12 @@ fn look(zone: &Zone<'_>, served: &[Served], row: Row) {
 }
 
 /// Every change of the API, and a reload.
-fn change(zone: &Zone<'_>, served: &[Served], configured: &[Configured]) {
+fn change(zone: &Zone<'_>, served: &ServedUpstreams, configured: &[Configured]) {
     let zones = [ServedZone { zone: *zone, name: "shunt", size: 0, state_file: None }];
     let service = Service { zones: &zones, upstreams: served, nginx: "" };
     let spec = ReleaseSpec::single("127.0.0.1:9".parse().expect("an address"));
     let spec = serde_json::to_vec(&spec).expect("plain data");
-    for one in served {
+    for one in served.iter() {
         let upstream = || one.name.clone();
         let body = |release: &str| {
             serde_json::to_vec(&SwitchRequest { release: name(release) }).expect("plain data")

@@ -39,8 +39,7 @@ impl Change {
     }
 
     fn zone<'m>(&self, main: &'m MainConf) -> Option<&'m ZoneConf> {
-        let upstream = self.call.upstream()?;
-        let served = main.served.iter().find(|served| served.name == upstream)?;
+        let served = main.served.find(self.call.upstream()?)?;
         main.zones.get(served.zone)
     }
 }

@@ -14,7 +14,7 @@ use nginx_sys::{
 };
 use ngx::ngx_string;
 use shunt_api::{ReleaseName, Token};
-use shunt_switch::service::Served;
+use shunt_switch::served::{Served, ServedUpstreams};
 use shunt_switch::table::Member;
 
 use crate::hold::Line;
@@ -121,7 +121,7 @@ pub struct MainConf {
     /// Every `shunt_hold`.
     pub holds: Vec<Rc<HoldConf>>,
     /// The upstreams as the API serves them; known once the configuration is in force.
-    pub served: Vec<Served>,
+    pub served: ServedUpstreams,
     /// Whether another NGINX master runs.
     pub masters: Known,
     /// What a worker has of its own; made when it starts.

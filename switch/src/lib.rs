@@ -38,6 +38,7 @@ pub mod reconcile;
 pub mod record;
 mod refusal;
 pub mod route;
+pub mod served;
 pub mod service;
 pub mod show;
 pub mod size;

@@ -3,7 +3,8 @@
 use shunt_api::Problem;
 
 use crate::change::ChangeError;
-use crate::service::{Served, ServedZone};
+use crate::served::Served;
+use crate::service::ServedZone;
 use crate::size;
 use crate::state_file::StateFileError;
 use crate::table::Table;

@@ -15,25 +15,11 @@ use crate::metrics;
 use crate::precondition::{matches, parse};
 use crate::record::State;
 use crate::refusal::{of_change, of_full_zone, of_state_file, of_zone};
+use crate::served::{Served, ServedUpstreams};
 use crate::show;
 use crate::snapshot::{Saved, Snapshot};
 use crate::state_file::{self, StateFileError, Written};
 use crate::zone::{Zone, ZoneError};
-
-/// An upstream that the API serves.
-#[derive(Debug, Clone)]
-pub struct Served {
-    /// Its name.
-    pub name: String,
-    /// Its zone: index into [`Service::zones`].
-    pub zone: usize,
-    /// Its record in the zone; `None` when the zone had no room.
-    pub record: Option<usize>,
-    /// Whether its balancing method knows backup servers.
-    pub backup: bool,
-    /// Whether a `shunt_hold` names it.
-    pub holdable: bool,
-}
 
 /// A zone that the API serves.
 pub struct ServedZone<'z> {
@@ -52,7 +38,7 @@ pub struct Service<'z> {
     /// The zones.
     pub zones: &'z [ServedZone<'z>],
     /// The switchable upstreams.
-    pub upstreams: &'z [Served],
+    pub upstreams: &'z ServedUpstreams,
     /// The version of NGINX.
     pub nginx: &'z str,
 }
@@ -360,7 +346,7 @@ impl Service<'_> {
     }
 
     fn find(&self, upstream: &str) -> Result<&Served, Problem> {
-        self.upstreams.iter().find(|u| u.name == upstream).ok_or_else(|| {
+        self.upstreams.find(upstream).ok_or_else(|| {
             let detail = format!("no upstream {upstream:?} with \"shunt\" is in the configuration");
             Problem::new(404, detail)
         })

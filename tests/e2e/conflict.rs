@@ -12,7 +12,7 @@ use shunt_tests::backend::Backend;
 use shunt_tests::build::Build;
 use shunt_tests::client::Connection;
 use shunt_tests::nginx::{Nginx, STANDARD, Setup};
-use shunt_tests::process::{signal, wake_ups};
+use shunt_tests::process::{other_threads, signal, wake_ups_of_thread};
 use shunt_tests::until;
 
 fn p7_of_many_switches_at_once_one_wins(build: &Build) {
@@ -81,9 +81,11 @@ fn stop_in_a_change(nginx: &Nginx) -> Option<(u32, [Connection; 2])> {
     // A change waits for this lock while it has that of the zone.
     let file = File::options().read(true).write(true).open(file_of_masters(worker)).unwrap();
     fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive).unwrap();
-    let idle = wake_ups(worker);
     changing.send("POST", SWITCH, &[], br#"{"release":"b"}"#).unwrap();
-    until("the change waits", || (wake_ups(worker) > idle + 20).then_some(()));
+    until("the change waits, in its thread", || {
+        let waits = |thread: &u32| wake_ups_of_thread(worker, *thread) > 20;
+        other_threads(worker).iter().any(waits).then_some(())
+    });
     signal(worker, Signal::STOP);
     drop(file);
     let response = other.ask("POST", SWITCH, br#"{"release":"a"}"#).unwrap();

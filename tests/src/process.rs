@@ -45,16 +45,27 @@ pub fn private_dirty(pid: u32) -> u64 {
     kib.unwrap_or_default() * 1024
 }
 
-/// How often its threads have slept and were woken up.
+/// How often its first thread has slept and was woken up.
 #[must_use]
 pub fn wake_ups(pid: u32) -> u64 {
-    let Ok(threads) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return 0 };
-    let of_thread = |thread: std::fs::DirEntry| {
-        let text = std::fs::read_to_string(thread.path().join("status")).ok()?;
-        let count = text.lines().find_map(|l| l.strip_prefix("voluntary_ctxt_switches:"));
-        count?.trim().parse::<u64>().ok()
-    };
-    threads.flatten().filter_map(of_thread).sum()
+    wake_ups_of_thread(pid, pid)
+}
+
+/// The same of one of its threads.
+#[must_use]
+pub fn wake_ups_of_thread(pid: u32, thread: u32) -> u64 {
+    let path = format!("/proc/{pid}/task/{thread}/status");
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    let count = text.lines().find_map(|l| l.strip_prefix("voluntary_ctxt_switches:"));
+    count.and_then(|c| c.trim().parse().ok()).unwrap_or_default()
+}
+
+/// Its threads but the first.
+#[must_use]
+pub fn other_threads(pid: u32) -> Vec<u32> {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let ids = threads.filter_map(|thread| thread.file_name().to_str()?.parse().ok());
+    ids.filter(|id| *id != pid).collect()
 }
 
 /// Sends a signal to a process that the caller has started.

@@ -6,7 +6,7 @@ use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
-use shunt_tests::free_port;
+use shunt_tests::{free_port, until};
 use tempfile::TempDir;
 
 use super::supervised::Supervised;
@@ -25,13 +25,20 @@ impl Haproxy {
         write_map(folder.path(), setup.releases.first().0).expect("its folder");
         let command = ["haproxy", "-W", "-f"].map(ToOwned::to_owned).into_iter();
         let command = command.chain([file.display().to_string()]).collect();
-        Self(Supervised::start(command, folder, port, setup.cores))
+        let started = Self(Supervised::start(command, folder, port, setup.cores));
+        // It serves before that.
+        let socket = started.socket();
+        until("its runtime API answers", || UnixStream::connect(&socket).ok());
+        started
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.0.folder.path().join("admin.sock")
     }
 
     /// A line to the runtime API; an answer that is not empty is a refusal.
     fn say(&self, line: &str) -> Result<(), String> {
-        let socket = self.0.folder.path().join("admin.sock");
-        let answer = UnixStream::connect(socket).and_then(|mut stream| {
+        let answer = UnixStream::connect(self.socket()).and_then(|mut stream| {
             stream.write_all(format!("{line}\n").as_bytes())?;
             let mut answer = String::new();
             stream.read_to_string(&mut answer)?;

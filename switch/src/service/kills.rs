@@ -18,7 +18,7 @@ const RELEASES: [&str; 3] = ["a", "b", "c"];
 /// NGINX with three upstreams of three releases, and its state file.
 struct Nginx<'z> {
     zone: Zone<'z>,
-    served: Vec<Served>,
+    served: ServedUpstreams,
     path: PathBuf,
 }
 

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 struct Fixture<'z> {
     zone: Zone<'z>,
-    served: Vec<Served>,
+    served: ServedUpstreams,
     folder: tempfile::TempDir,
 }
 
@@ -31,7 +31,8 @@ impl<'z> Fixture<'z> {
         let configured = [Configured { name: name.clone(), fallback, preview, releases }];
         let records = reconcile(&zone, &configured, None).unwrap().records;
         let record = Some(records[0]);
-        let served = vec![Served { name, zone: 0, record, backup: false, holdable: true }];
+        let served = [Served { name, zone: 0, record, backup: false, holdable: true }];
+        let served = served.into_iter().collect();
         Self { zone, served, folder: tempfile::tempdir().unwrap() }
     }
 
@@ -340,7 +341,7 @@ proptest! {
             releases: Vec::new(),
         });
         let records = reconcile(&zone, &configured, None).unwrap().records;
-        let served: Vec<Served> = names
+        let served: ServedUpstreams = names
             .iter()
             .zip(&records)
             .map(|(name, record)| Served {
@@ -402,7 +403,7 @@ fn the_page_for_prometheus_has_every_release() {
 fn ten_thousand_changes_take_no_more_room() {
     let words = words(1 << 15);
     let mut f = Fixture::new(&words);
-    f.served[0].backup = true;
+    f.served = f.served.iter().map(|s| Served { backup: true, ..s.clone() }).collect();
     let zones = [served_zone(f.zone, None)];
     let service = Service { zones: &zones, upstreams: &f.served, nginx: "" };
     let call = |method, target: &str, body: &str| {
