@@ -27,7 +27,7 @@ const QUIET: Duration = Duration::from_secs(2);
 /// fewer. Shunt has more time, as it promises something for all of them.
 const MANY: usize = 10_000;
 const LIMIT: Duration = Duration::from_secs(10);
-const LONGER: Duration = Duration::from_secs(30);
+const LONGER: Duration = Duration::from_secs(60);
 
 /// More than any load here takes; it is ended by whoever has started it.
 const LONG: Duration = Duration::from_secs(600);
