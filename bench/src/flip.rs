@@ -1,6 +1,7 @@
 //! A flip, as clients see it.
 
-use std::io::Write;
+use std::fs::File;
+use std::io::{self, Write};
 use std::time::{Duration, Instant};
 
 use shunt_tests::load::{Sample, Switch, failures, late_answers};
@@ -134,17 +135,19 @@ fn alone(one: &mut Running, figures: &mut Figures) {
 /// What the disk alone takes for a line that is there after a power loss: as the state file has it.
 fn disk(figures: &mut Figures) {
     let file = tempfile::NamedTempFile::new().expect("a folder");
-    let write = || {
-        file.as_file().write_all(&[b'.'; 256])?;
-        file.as_file().sync_data()
-    };
     let time = |_| {
         let began = Instant::now();
-        write().expect("a disk with room");
+        flush_line(file.as_file()).expect("a disk with room");
         began.elapsed().as_secs_f64() * 1e3
     };
     let times: Vec<f64> = (0..ALONE).map(time).collect();
     add_times("the disk alone: a line, flushed", &times, figures);
+}
+
+/// Appends a line as long as that of a switch, and waits until it is on the disk.
+pub fn flush_line(mut file: &File) -> io::Result<()> {
+    file.write_all(&[b'.'; 256])?;
+    file.sync_data()
 }
 
 fn add_times(who: &str, times: &[f64], figures: &mut Figures) {

@@ -7,7 +7,7 @@ use shunt_tests::until;
 
 use crate::bench::{Bench, Running};
 use crate::contender::Kind;
-use crate::flip::release;
+use crate::flip::{flush_line, release};
 use crate::machine::{memory, sleep_until};
 use crate::results::Figures;
 use crate::wrk::{Measured, Wrk};
@@ -15,12 +15,8 @@ use crate::wrk::{Measured, Wrk};
 /// Clients, each of which waits for its answer before it asks again.
 const CONNECTIONS: usize = 16;
 
-/// Rounds, in each of which all take turns: at the slow pace, and at the fast one, where what is looked
-/// for is smaller than what rounds differ by.
-const ROUNDS: usize = 4;
-const MORE_ROUNDS: usize = 10;
-
-/// How long there is load without a flip, for comparison.
+/// How long there is load without a flip, for comparison: at a pace, and before as many as possible.
+const SHORT: Duration = Duration::from_secs(1);
 const QUIET: Duration = Duration::from_secs(2);
 
 /// Flips as fast as possible, and how long they may take: whoever has not made all by then, has made
@@ -32,16 +28,32 @@ const LONGER: Duration = Duration::from_secs(60);
 /// More than any load here takes; it is ended by whoever has started it.
 const LONG: Duration = Duration::from_secs(600);
 
-/// The cases, and how many flips a second the first two have.
+/// The cases.
 pub const SLOW: &str = "200 flips, 5 a second";
-pub const FAST: &str = "2,000 flips, 100 a second";
-const PACES: [(&str, usize, f64); 2] = [(SLOW, 50, 5.0), (FAST, 200, 100.0)];
+pub const FAST: &str = "1,600 flips, 100 a second";
 pub const MOST: &str = "10,000 flips as fast as possible";
 
 /// Columns: the 99th percentile in terms of that without flips; what there is before and after them.
 pub const P99: &str = "p99 ÷ without flips";
 pub const PROCESSES: [&str; 2] = ["processes before", "processes after"];
 pub const MEMORY: [&str; 2] = ["MB before", "MB after"];
+
+/// Rounds, in each of which all take turns, the flips in each, and how many a second. Rounds are many
+/// and short: by how much one differs from the next is more than what is looked for.
+struct Pace {
+    case: &'static str,
+    rounds: usize,
+    flips: usize,
+    rate: f64,
+}
+
+const PACES: [Pace; 2] = [
+    Pace { case: SLOW, rounds: 20, flips: 10, rate: 5.0 },
+    Pace { case: FAST, rounds: 16, flips: 100, rate: 100.0 },
+];
+
+/// Who is looked at while nobody flips, and something else has the disk write as often.
+const DISK_ALONE: &str = "no flips, but a line flushed as often by something else on its core";
 
 /// Measures.
 pub fn run(bench: &Bench) {
@@ -51,15 +63,18 @@ pub fn run(bench: &Bench) {
     let kinds = bench.flipping_and_volatile();
     let mut all: Vec<Running> = kinds.map(|kind| Running::start(kind, &setup)).collect();
     let [slow, fast] = PACES;
-    for _ in 0..ROUNDS {
+    for _ in 0..slow.rounds {
         for one in all.iter_mut().filter(|one| one.kind != Kind::Volatile) {
-            round(one, slow, &mut figures);
+            round(one, &slow, &mut figures);
         }
     }
     // That latency does not suffer even so is what Shunt is held to.
-    for _ in 0..MORE_ROUNDS {
+    for _ in 0..fast.rounds {
         for one in all.iter_mut().filter(|one| is_shunt(one.kind)) {
-            round(one, fast, &mut figures);
+            round(one, &fast, &mut figures);
+            if one.kind == Kind::Volatile {
+                flushing(bench, one, &fast, &mut figures);
+            }
         }
     }
     for one in &mut all {
@@ -69,10 +84,28 @@ pub fn run(bench: &Bench) {
 }
 
 /// Flips at a pace, after a time without.
-fn round(one: &mut Running, (case, flips, pace): (&str, usize, f64), figures: &mut Figures) {
-    let quiet = Wrk::start(one.proxy.port(), CONNECTIONS, QUIET).wait();
-    let measured = paced(one, flips, pace);
-    add(figures, case, one, &measured, &quiet);
+fn round(one: &mut Running, pace: &Pace, figures: &mut Figures) {
+    let quiet = Wrk::start(one.proxy.port(), CONNECTIONS, SHORT).wait();
+    let measured = paced(one, pace.flips, pace.rate);
+    add(figures, pace.case, one.kind.name(), &measured, &quiet);
+}
+
+/// What the disk takes of the proxy's core, and of its latency, whoever it is that writes.
+fn flushing(bench: &Bench, one: &Running, pace: &Pace, figures: &mut Figures) {
+    let file = tempfile::NamedTempFile::new().expect("a folder");
+    let quiet = Wrk::start(one.proxy.port(), CONNECTIONS, SHORT).wait();
+    let load = Wrk::start(one.proxy.port(), CONNECTIONS, LONG);
+    let began = Instant::now();
+    bench.cores.as_proxy(|| {
+        for n in 0..pace.flips {
+            sleep_until(began + Duration::from_secs_f64((n + 1) as f64 / pace.rate));
+            flush_line(file.as_file()).expect("a disk with room");
+        }
+    });
+    let measured = load.stop();
+    figures.add(pace.case, DISK_ALONE, "flips", 0.0);
+    figures.add(pace.case, DISK_ALONE, P99, measured.p99 / quiet.p99);
+    figures.add(pace.case, DISK_ALONE, "p99, ms", measured.p99);
 }
 
 fn is_shunt(kind: Kind) -> bool {
@@ -104,11 +137,10 @@ pub fn arrived(one: &Running, release: &str) {
 fn add(
     figures: &mut Figures,
     case: &str,
-    one: &Running,
+    name: &str,
     (measured, flips): &(Measured, usize),
     quiet: &Measured,
 ) {
-    let name = one.kind.name();
     figures.add(case, name, "flips", *flips as f64);
     figures.add(case, name, "flips/s", *flips as f64 / measured.seconds);
     figures.add(case, name, "failed", measured.failures);
@@ -133,7 +165,7 @@ fn many(one: &mut Running, figures: &mut Figures) {
     let measured = load.stop();
     arrived(one, release(flips - 1));
     let after = (one.proxy.pids().len(), memory(&one.proxy.pids()));
-    add(figures, case, one, &(measured, flips), &quiet);
+    add(figures, case, name, &(measured, flips), &quiet);
     for (n, (processes, memory)) in [before, after].into_iter().enumerate() {
         figures.add(case, name, PROCESSES[n], processes as f64);
         figures.add(case, name, MEMORY[n], memory as f64 / 1e6);
