@@ -1,20 +1,22 @@
 //! The changes that a worker is asked for: made one at a time, in the order in which they came.
 //!
 //! A change is answered when its state file is safe, and a disk takes milliseconds for that, or
-//! seconds. So that the worker's other requests do not wait meanwhile, the change is made in a thread
-//! of its own, which ends with it. The thread holds the writing end of a pipe, and NGINX's event loop
-//! waits for the other: it is closed when the thread is done, whatever happens.
+//! seconds. So that the worker's other requests do not wait meanwhile, such changes are made in a thread
+//! that the first of them starts. It tells NGINX's event loop of each that it has made by a byte in a
+//! pipe; should it end unasked, the event loop sees the end of the pipe.
 //!
 //! One at a time, because what excludes others from a change (the lock of a zone, and that of the
 //! masters' file) is held by a process, not by a thread.
 
 use std::cell::Cell;
 use std::collections::VecDeque;
-use std::io::{self, PipeReader};
-use std::os::fd::{AsRawFd, IntoRawFd};
+use std::io::{self, PipeReader, Read, Write};
+use std::mem::ManuallyDrop;
+use std::os::fd::AsRawFd;
 use std::ptr::{self, NonNull};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, Sender, TryRecvError};
 use std::thread::{Builder, JoinHandle};
 
 use nginx_sys::{
@@ -44,17 +46,15 @@ const STACK: usize = 512 << 10;
 /// The changes of a worker.
 #[derive(Default)]
 pub struct Queue {
+    writer: Option<Writer>,
     running: Option<Running>,
     waiting: VecDeque<Waiting>,
 }
 
-/// The change that is being made in a thread.
+/// The change that the writer makes.
 struct Running {
     change: Arc<Change>,
     caller: Caller,
-    thread: JoinHandle<Outcome>,
-    /// The reading end of the pipe.
-    pipe: Pipe,
     since: ngx_msec_t,
 }
 
@@ -87,9 +87,12 @@ pub fn take(r: &mut ngx_http_request_t, main: &MainConf, change: Change) {
 /// Ends a worker's changes with it: the one that is being made is finished, which needs the
 /// configuration, and the others are not made.
 pub fn leave(main: &MainConf) {
-    let Queue { running, .. } = main.queue.take();
-    if let Some(Running { change, thread, pipe, .. }) = running {
-        report(pipe.log(), &change, &outcome(thread));
+    let Queue { writer, running, .. } = main.queue.take();
+    let Some(writer) = writer else { return };
+    let log = writer.pipe.log();
+    let outcome = writer.end();
+    if let (Some(Running { change, .. }), Some(outcome)) = (running, outcome) {
+        report(log, &change, &outcome);
     }
 }
 
@@ -109,6 +112,37 @@ impl Queue {
         let is_late = now().wrapping_sub(since) >= LIMIT.as_millis() as ngx_msec_t;
         if is_late { self.waiting.pop_front() } else { None }
     }
+
+    /// Lets the writer make a change; `false` when there is none, and the system gives none.
+    fn start(&mut self, main: &MainConf, change: &Arc<Change>, caller: &Caller) -> bool {
+        if self.writer.is_none() {
+            self.writer = Writer::start(main).ok();
+        }
+        let Some(writer) = &mut self.writer else { return false };
+        let away = Away { change: change.clone(), main: ptr::from_ref(main) };
+        if writer.changes.send(away).is_err() {
+            self.writer = None;
+            return false;
+        }
+        writer.pipe.start_timer();
+        let (change, caller) = (change.clone(), caller.clone());
+        self.running = Some(Running { change, caller, since: now() });
+        true
+    }
+
+    /// The change that the writer has made, and what has come of it.
+    fn made(&mut self) -> Option<(Running, Outcome)> {
+        let writer = self.writer.as_mut()?;
+        let outcome = match writer.outcome() {
+            Ok(outcome) => outcome,
+            Err(TryRecvError::Empty) => return None,
+            Err(TryRecvError::Disconnected) => {
+                self.writer = None;
+                Err(Problem::new(500, "the change was broken off, see whether it was made"))
+            }
+        };
+        Some((self.running.take()?, outcome))
+    }
 }
 
 /// Starts the next change, and makes those before it that need no thread.
@@ -117,11 +151,7 @@ fn go_on(main: &MainConf) {
         // Nothing is borrowed while a call is answered: the next one may come with it.
         let next = main.queue.borrow_mut().next();
         let Some(Waiting { change, caller }) = next else { return };
-        if change.is_written(main)
-            && let Ok((thread, pipe)) = start(main, &change)
-        {
-            let running = Running { change, caller, thread, pipe, since: now() };
-            main.queue.borrow_mut().running = Some(running);
+        if change.is_written(main) && main.queue.borrow_mut().start(main, &change, &caller) {
             return;
         }
         // What the system has no thread for is made all the same.
@@ -130,21 +160,51 @@ fn go_on(main: &MainConf) {
     }
 }
 
-fn start(main: &MainConf, change: &Arc<Change>) -> io::Result<(JoinHandle<Outcome>, Pipe)> {
-    let (reader, writer) = io::pipe()?;
-    let pipe = Pipe::watch(main, reader)?;
-    let away = Away { change: change.clone(), main: ptr::from_ref(main) };
-    // Signals are for the thread of the event loop, which they wake up.
-    let signals = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK)?;
-    let thread =
-        Builder::new().name("shunt change".to_owned()).stack_size(STACK).spawn(move || {
-            let outcome = away.make();
-            drop(writer);
-            outcome
-        });
-    // It cannot fail: this is what it was.
-    let _ = signals.thread_set_mask();
-    Ok((thread?, pipe))
+/// The thread that makes changes.
+struct Writer {
+    changes: Sender<Away>,
+    outcomes: Receiver<Outcome>,
+    pipe: Pipe,
+    thread: JoinHandle<()>,
+}
+
+impl Writer {
+    fn start(main: &MainConf) -> io::Result<Self> {
+        let (reader, mut made) = io::pipe()?;
+        let pipe = Pipe::watch(main, reader)?;
+        let (changes, asked) = mpsc::channel::<Away>();
+        let (answers, outcomes) = mpsc::channel();
+        let write = move || {
+            for change in asked {
+                // Nobody hears it when the worker ends.
+                if answers.send(change.make()).is_err() || made.write_all(b".").is_err() {
+                    return;
+                }
+            }
+        };
+        // Signals are for the thread of the event loop, which they wake up.
+        let signals = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK)?;
+        let thread = Builder::new().name("shunt changes".to_owned()).stack_size(STACK).spawn(write);
+        // It cannot fail: this is what it was.
+        let _ = signals.thread_set_mask();
+        Ok(Self { changes, outcomes, pipe, thread: thread? })
+    }
+
+    /// What has come of the change that was started last, as soon as it is made.
+    fn outcome(&mut self) -> Result<Outcome, TryRecvError> {
+        self.pipe.empty();
+        let outcome = self.outcomes.try_recv()?;
+        self.pipe.stop_timer();
+        Ok(outcome)
+    }
+
+    /// Lets it finish what it is at, and tells what has come of it.
+    fn end(self) -> Option<Outcome> {
+        drop(self.changes);
+        // It may have ended by a panic, which is not ours to go on with.
+        let _ = self.thread.join();
+        self.outcomes.try_recv().ok()
+    }
 }
 
 /// A change on its way into its thread.
@@ -166,13 +226,7 @@ impl Away {
     }
 }
 
-fn outcome(thread: JoinHandle<Outcome>) -> Outcome {
-    thread.join().unwrap_or_else(|_| {
-        Err(Problem::new(500, "the change was broken off, see whether it was made"))
-    })
-}
-
-/// Called by NGINX when the thread is done, and now and then before.
+/// Called by NGINX when the writer has made a change, and now and then before.
 unsafe extern "C" fn look(event: *mut ngx_event_t) {
     // SAFETY: NGINX sets an event's `data` to its connection, and `Pipe::watch` that of the connection
     // to the configuration, which lives longer than both.
@@ -190,11 +244,11 @@ unsafe extern "C" fn look(event: *mut ngx_event_t) {
         }
         return refuse_late(main);
     }
-    let Some(running) = main.queue.borrow_mut().running.take() else { return };
-    let Running { change, caller, thread, pipe, .. } = running;
-    drop(pipe);
-    caller.answer(&change, outcome(thread));
-    go_on(main);
+    let made = main.queue.borrow_mut().made();
+    if let Some((Running { change, caller, .. }, outcome)) = made {
+        caller.answer(&change, outcome);
+        go_on(main);
+    }
 }
 
 /// Whoever waits for a disk that does not answer is told so, as other workers' callers are.
@@ -206,22 +260,25 @@ fn refuse_late(main: &MainConf) {
     }
 }
 
-/// The reading end of a pipe in NGINX's event loop; [`look`] is called when the other end is closed.
-struct Pipe(NonNull<ngx_connection_t>);
+/// The reading end of a pipe in NGINX's event loop; [`look`] is called when something is in it, and when
+/// the other end is closed.
+struct Pipe {
+    /// NGINX closes it with the connection.
+    reader: ManuallyDrop<PipeReader>,
+    connection: NonNull<ngx_connection_t>,
+}
 
 impl Pipe {
     fn watch(main: &MainConf, reader: PipeReader) -> io::Result<Self> {
+        rustix::io::ioctl_fionbio(&reader, true)?;
         // SAFETY: the global is set before a worker starts. NGINX gives a connection with its events,
         // all of whose fields are set, and which are ours until it is closed; it closes the file then.
         unsafe {
             let log = (*nginx_sys::ngx_cycle).log;
             let connection = ngx_get_connection(reader.as_raw_fd(), log);
-            let Some(mut connection) = NonNull::new(connection) else {
-                return Err(io::ErrorKind::OutOfMemory.into());
-            };
-            let pipe = Self(connection);
-            let _ = reader.into_raw_fd();
-            let connection = connection.as_mut();
+            let connection = NonNull::new(connection).ok_or(io::ErrorKind::OutOfMemory)?;
+            let mut pipe = Self { reader: ManuallyDrop::new(reader), connection };
+            let connection = pipe.connection.as_mut();
             connection.data = ptr::from_ref(main).cast_mut().cast();
             connection.log = log;
             let read = &mut *connection.read;
@@ -232,25 +289,47 @@ impl Pipe {
             if ngx_handle_read_event(read, 0) != OK {
                 return Err(io::ErrorKind::Other.into());
             }
-            nginx_sys::ngx_add_timer(read, INTERVAL);
             Ok(pipe)
         }
     }
 
-    fn log(&self) -> *mut ngx_log_t {
+    /// From now on, [`look`] is called now and then, too.
+    fn start_timer(&mut self) {
         // SAFETY: the connection is ours until this is dropped.
-        unsafe { self.0.as_ref().log }
+        unsafe { nginx_sys::ngx_add_timer(self.connection.as_ref().read, INTERVAL) };
+    }
+
+    fn stop_timer(&mut self) {
+        // SAFETY: as above; an event may be taken out of the tree that is in it.
+        unsafe {
+            let read = self.connection.as_ref().read;
+            if (*read).timer_set() != 0 {
+                nginx_sys::ngx_del_timer(read);
+            }
+        }
+    }
+
+    /// Takes out what is in it: a byte at most.
+    fn empty(&mut self) {
+        // Whatever comes of it, what counts is in the channel.
+        let _ = self.reader.read(&mut [0; 8]);
+    }
+
+    fn log(&self) -> *mut ngx_log_t {
+        // SAFETY: as above.
+        unsafe { self.connection.as_ref().log }
     }
 }
 
 impl Drop for Pipe {
     fn drop(&mut self) {
         // SAFETY: as above; its timer and its event are taken back with it.
-        unsafe { ngx_close_connection(self.0.as_ptr()) };
+        unsafe { ngx_close_connection(self.connection.as_ptr()) };
     }
 }
 
 /// Who is to be answered: nobody any more when the request has ended.
+#[derive(Clone)]
 struct Caller(Rc<Cell<Option<NonNull<ngx_http_request_t>>>>);
 
 /// Lives in the request's pool, and tells the caller of the request's end.
