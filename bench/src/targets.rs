@@ -102,7 +102,7 @@ const TARGETS: [Target; 14] = [
     ),
 ];
 
-/// The table; `None` where something was not measured.
+/// The table; what was not measured is said.
 pub fn table(results: &Path) -> String {
     let mut rows = vec![["", "held to", "measured", "", "by"].map(ToOwned::to_owned)];
     for target in &TARGETS {

@@ -34,7 +34,7 @@ impl Change {
     }
 
     /// Whether it has to be written to a disk, which may take its time.
-    pub fn is_written(&self, main: &MainConf) -> bool {
+    pub fn needs_disk(&self, main: &MainConf) -> bool {
         self.zone(main).is_some_and(|zone| zone.state.is_some())
     }
 

@@ -29,23 +29,18 @@ static HANGING: AtomicI32 = AtomicI32::new(0);
 /// The pause between two looks.
 const PAUSE: Duration = Duration::from_micros(200);
 
+/// What is said to whoever has waited long enough.
+pub const BUSY: &str = "another change is being written, try again";
+
 /// A zone that is locked; it is unlocked when this is dropped.
 pub struct Lock(*mut ngx_shmtx_t);
 
 /// Somebody else holds the lock for too long.
 #[derive(Debug, thiserror::Error)]
-#[error("another change is being written, try again")]
+#[error("{BUSY}")]
 pub struct Busy {
     /// Its pid; 0 when it has just let go.
     holder: ngx_pid_t,
-}
-
-impl Busy {
-    /// This process itself, in another thread.
-    pub fn here() -> Self {
-        // SAFETY: the global is set when a process starts.
-        Self { holder: unsafe { nginx_sys::ngx_pid } }
-    }
 }
 
 impl Lock {

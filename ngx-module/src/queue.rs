@@ -23,6 +23,7 @@ use nginx_sys::{
     ngx_close_connection, ngx_connection_t, ngx_current_msec, ngx_event_t, ngx_get_connection,
     ngx_handle_read_event, ngx_http_request_t, ngx_http_run_posted_requests, ngx_log_t, ngx_msec_t,
 };
+use ngx::log::ngx_cycle_log;
 use nix::sys::signal::{SigSet, SigmaskHow};
 use shunt_api::Problem;
 use shunt_switch::service::Reply;
@@ -30,7 +31,7 @@ use shunt_switch::service::Reply;
 use crate::admin::reply_to_change;
 use crate::change::Change;
 use crate::conf::MainConf;
-use crate::lock::{Busy, LIMIT};
+use crate::lock::{BUSY, LIMIT};
 use crate::wrap::{OK, keep};
 
 /// What comes of a change.
@@ -67,21 +68,28 @@ struct Waiting {
 /// Makes a change, now or when those before it are made, and answers its call.
 pub fn take(r: &mut ngx_http_request_t, main: &MainConf, change: Change) {
     let is_free = main.queue.borrow().is_free();
-    if is_free && !change.is_written(main) {
-        let outcome = change.make(main);
-        // SAFETY: a request has a connection, which has a log.
-        report(unsafe { (*r.connection).log }, &change, &outcome);
-        return reply_to_change(r, &outcome.into());
+    if is_free && !change.needs_disk(main) {
+        return make_here(r, main, &change);
     }
     let Some(caller) = Caller::of(r) else {
         let problem = Problem::new(500, "there is no memory for the call");
         return reply_to_change(r, &Err(problem).into());
     };
-    let waiting = Waiting { change: Arc::new(change), caller };
-    main.queue.borrow_mut().waiting.push_back(waiting);
-    if is_free {
-        go_on(main);
+    let change = Arc::new(change);
+    if !is_free {
+        main.queue.borrow_mut().waiting.push_back(Waiting { change, caller });
+    } else if !start(main, &change, &caller) {
+        make_here(r, main, &change);
     }
+}
+
+/// Makes a change within its request's handler. NGINX goes on with the request there: it must not end
+/// before, so what the answer has posted is left for NGINX to run.
+fn make_here(r: &mut ngx_http_request_t, main: &MainConf, change: &Change) {
+    let outcome = change.make(main);
+    // SAFETY: a request has a connection, which has a log.
+    report(unsafe { (*r.connection).log }, change, &outcome);
+    reply_to_change(r, &outcome.into());
 }
 
 /// Ends a worker's changes with it: the one that is being made is finished, which needs the
@@ -89,10 +97,8 @@ pub fn take(r: &mut ngx_http_request_t, main: &MainConf, change: Change) {
 pub fn leave(main: &MainConf) {
     let Queue { writer, running, .. } = main.queue.take();
     let Some(writer) = writer else { return };
-    let log = writer.pipe.log();
-    let outcome = writer.end();
-    if let (Some(Running { change, .. }), Some(outcome)) = (running, outcome) {
-        report(log, &change, &outcome);
+    if let (Some(outcome), Some(Running { change, .. })) = (writer.end(), running) {
+        report(ngx_cycle_log().as_ptr(), &change, &outcome);
     }
 }
 
@@ -113,13 +119,10 @@ impl Queue {
         if is_late { self.waiting.pop_front() } else { None }
     }
 
-    /// Lets the writer make a change; `false` when there is none, and the system gives none.
+    /// Lets the writer make a change; `false` when there is none.
     fn start(&mut self, main: &MainConf, change: &Arc<Change>, caller: &Caller) -> bool {
-        if self.writer.is_none() {
-            self.writer = Writer::start(main).ok();
-        }
         let Some(writer) = &mut self.writer else { return false };
-        let away = Away { change: change.clone(), main: ptr::from_ref(main) };
+        let away = Away { change: change.clone(), main: Conf(ptr::from_ref(main)) };
         if writer.changes.send(away).is_err() {
             self.writer = None;
             return false;
@@ -151,13 +154,23 @@ fn go_on(main: &MainConf) {
         // Nothing is borrowed while a call is answered: the next one may come with it.
         let next = main.queue.borrow_mut().next();
         let Some(Waiting { change, caller }) = next else { return };
-        if change.is_written(main) && main.queue.borrow_mut().start(main, &change, &caller) {
+        if change.needs_disk(main) && start(main, &change, &caller) {
             return;
         }
         // What the system has no thread for is made all the same.
         let outcome = change.make(main);
         caller.answer(&change, outcome);
     }
+}
+
+/// Lets the writer make a change; `false` when the system gives no thread, or no connection, for one.
+fn start(main: &MainConf, change: &Arc<Change>, caller: &Caller) -> bool {
+    if main.queue.borrow().writer.is_none() {
+        // Nothing is borrowed here either: for a connection, NGINX may have others close.
+        let Ok(writer) = Writer::start(main) else { return false };
+        main.queue.borrow_mut().writer = Some(writer);
+    }
+    main.queue.borrow_mut().start(main, change, caller)
 }
 
 /// The thread that makes changes.
@@ -201,7 +214,7 @@ impl Writer {
     /// Lets it finish what it is at, and tells what has come of it.
     fn end(self) -> Option<Outcome> {
         drop(self.changes);
-        // It may have ended by a panic, which is not ours to go on with.
+        // A panic would have ended the whole process.
         let _ = self.thread.join();
         self.outcomes.try_recv().ok()
     }
@@ -210,19 +223,21 @@ impl Writer {
 /// A change on its way into its thread.
 struct Away {
     change: Arc<Change>,
-    main: *const MainConf,
+    main: Conf,
 }
+
+struct Conf(*const MainConf);
 
 // SAFETY: of the configuration, a change reads the zones, the upstreams as the API serves them, and
 // the masters. These are written before a worker makes its first change, and not afterwards; the
 // zones' memory is made for many processes. The configuration lives until `leave`, which waits for the
 // thread.
-unsafe impl Send for Away {}
+unsafe impl Send for Conf {}
 
 impl Away {
     fn make(self) -> Outcome {
         // SAFETY: as above.
-        self.change.make(unsafe { &*self.main })
+        self.change.make(unsafe { &*self.main.0 })
     }
 }
 
@@ -256,7 +271,7 @@ fn refuse_late(main: &MainConf) {
     loop {
         let late = main.queue.borrow_mut().next_late();
         let Some(Waiting { change, caller }) = late else { return };
-        caller.answer(&change, Err(Problem::new(503, Busy::here().to_string())));
+        caller.answer(&change, Err(Problem::new(503, BUSY)));
     }
 }
 
@@ -271,10 +286,10 @@ struct Pipe {
 impl Pipe {
     fn watch(main: &MainConf, reader: PipeReader) -> io::Result<Self> {
         rustix::io::ioctl_fionbio(&reader, true)?;
-        // SAFETY: the global is set before a worker starts. NGINX gives a connection with its events,
-        // all of whose fields are set, and which are ours until it is closed; it closes the file then.
+        let log = ngx_cycle_log().as_ptr();
+        // SAFETY: NGINX gives a connection with its events, all of whose fields are set, and which are
+        // ours until it is closed; it closes the file then.
         unsafe {
-            let log = (*nginx_sys::ngx_cycle).log;
             let connection = ngx_get_connection(reader.as_raw_fd(), log);
             let connection = NonNull::new(connection).ok_or(io::ErrorKind::OutOfMemory)?;
             let mut pipe = Self { reader: ManuallyDrop::new(reader), connection };
@@ -314,11 +329,6 @@ impl Pipe {
         // Whatever comes of it, what counts is in the channel.
         let _ = self.reader.read(&mut [0; 8]);
     }
-
-    fn log(&self) -> *mut ngx_log_t {
-        // SAFETY: as above.
-        unsafe { self.connection.as_ref().log }
-    }
 }
 
 impl Drop for Pipe {
@@ -330,10 +340,13 @@ impl Drop for Pipe {
 
 /// Who is to be answered: nobody any more when the request has ended.
 #[derive(Clone)]
-struct Caller(Rc<Cell<Option<NonNull<ngx_http_request_t>>>>);
+struct Caller(Request);
 
 /// Lives in the request's pool, and tells the caller of the request's end.
-struct Presence(Rc<Cell<Option<NonNull<ngx_http_request_t>>>>);
+struct Presence(Request);
+
+/// A request, as long as it lives.
+type Request = Rc<Cell<Option<NonNull<ngx_http_request_t>>>>;
 
 impl Drop for Presence {
     fn drop(&mut self) {
@@ -349,13 +362,14 @@ impl Caller {
         Some(Self(request))
     }
 
+    /// Only in an event's handler: the request may end here.
     fn answer(&self, change: &Change, outcome: Outcome) {
-        // SAFETY: the global is set before a worker starts, and the request lives as long as its
-        // presence. A connection outlives its requests, and is told that it is gone.
+        let Some(mut request) = self.0.get() else {
+            return report(ngx_cycle_log().as_ptr(), change, &outcome);
+        };
+        // SAFETY: the request lives as long as its presence. A connection outlives its requests, and is
+        // told that it is gone.
         unsafe {
-            let Some(mut request) = self.0.get() else {
-                return report((*nginx_sys::ngx_cycle).log, change, &outcome);
-            };
             let r = request.as_mut();
             let connection = r.connection;
             report((*connection).log, change, &outcome);

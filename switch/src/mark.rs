@@ -69,8 +69,7 @@ impl Zone<'_> {
 
     /// The state file says what the zone does, and was left like this.
     pub(crate) fn set_mark(&self, mark: Mark) {
-        // Whoever is killed in the middle leaves none.
-        self.forget_mark();
+        // There is none by now: whoever writes has taken it, and whoever is killed here leaves none.
         for (at, value) in [
             (header::FILE_DEVICE, mark.device),
             (header::FILE_INODE, mark.inode),

@@ -8,7 +8,7 @@ use std::ops::Deref;
 pub struct Served {
     /// Its name.
     pub name: String,
-    /// Its zone: index into [`Service::zones`].
+    /// Its zone: index into [`Service::zones`](crate::service::Service::zones).
     pub zone: usize,
     /// Its record in the zone; `None` when the zone had no room.
     pub record: Option<usize>,

@@ -125,7 +125,13 @@ impl Snapshot {
         let mut places: HashMap<String, usize> =
             self.upstreams.iter().enumerate().map(|(at, u)| (u.name.clone(), at)).collect();
         // What comes after the last end of a line is of a change that was cut off, and never answered.
-        for (n, line) in lines.filter(|line| line.ends_with(b"\n")).enumerate() {
+        let mut lines: Vec<&[u8]> = lines.filter(|line| line.ends_with(b"\n")).collect();
+        // So is a last line with a hole: of its blocks, the disk has had the end before the rest. JSON
+        // has no zeros.
+        if lines.last().is_some_and(|line| line.contains(&0)) {
+            lines.pop();
+        }
+        for (n, line) in lines.into_iter().enumerate() {
             let in_line = |why: String| format!("change {}: {why}", n + 1);
             let saved: Saved = serde_json::from_slice(line).map_err(|e| in_line(e.to_string()))?;
             saved.check().map_err(in_line)?;
@@ -304,6 +310,20 @@ mod tests {
                 assert_eq!(parsed, Ok(states[complete.saturating_sub(1)].clone()), "{end}");
             }
         }
+    }
+
+    #[test]
+    fn p5_a_last_line_with_a_hole_has_not_been_written() {
+        let lines = [changed("web", 8), changed("shop", 1)];
+        let before = snapshot(&lines);
+        let mut hole = changed("web", 9).line().unwrap();
+        let middle = hole.len() / 3..hole.len() / 2;
+        hole[middle].fill(0);
+        let torn = [text(&lines), hole].concat();
+        assert_eq!(Snapshot::parse(&torn), Ok(before));
+        // What was written after it was written to a file that had none.
+        let later = [torn, changed("web", 10).line().unwrap()].concat();
+        assert!(Snapshot::parse(&later).unwrap_err().starts_with("change 3: "));
     }
 
     #[test]

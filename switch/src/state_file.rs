@@ -2,8 +2,9 @@
 //!
 //! It is written whole beside the old one, flushed, renamed over it, and the folder flushed: after a
 //! crash at any instant there is the old file or the new one. A change after that appends one line and
-//! flushes it: after a crash the line is there, or it is not, and half of it counts as none. What one
-//! change costs does not depend on how many upstreams there are.
+//! flushes it: after a crash the line is there, or it is not, and half of it counts as none. What a
+//! change costs does not depend on how many upstreams there are, but for the one in about a thousand that
+//! writes the file whole.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -182,12 +183,7 @@ pub fn append(path: &Path, left: &Mark, saved: &Saved) -> Result<Mark, NotAppend
     if Mark::of(&file.metadata()?, left.base) != Some(*left) {
         return Err(NotAppended::Changed);
     }
-    let appended = append_to(&mut file, left, &line);
-    if appended.is_err() {
-        // Should it not be possible to write it whole either, the change has not happened.
-        let _ = file.set_len(left.length).and_then(|()| file.sync_data());
-    }
-    appended
+    append_to(&mut file, left, &line)
 }
 
 /// Whether so many bytes more are to be appended.
@@ -206,6 +202,15 @@ fn open_to_append(path: &Path) -> io::Result<File> {
 }
 
 fn append_to(file: &mut File, left: &Mark, line: &[u8]) -> Result<Mark, NotAppended> {
+    let appended = flush_line(file, left, line);
+    if appended.is_err() {
+        // Should it not be possible to write it whole either, the change has not happened.
+        let _ = file.set_len(left.length).and_then(|()| file.sync_data());
+    }
+    appended
+}
+
+fn flush_line(file: &mut File, left: &Mark, line: &[u8]) -> Result<Mark, NotAppended> {
     file.write_all(line)?;
     file.sync_data()?;
     let now = Mark::of(&file.metadata()?, left.base);

@@ -81,11 +81,12 @@ fn stop_in_a_change(nginx: &Nginx) -> Option<(u32, [Connection; 2])> {
     // A change waits for this lock while it has that of the zone.
     let file = File::options().read(true).write(true).open(file_of_masters(worker)).unwrap();
     fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive).unwrap();
+    let of_threads = || -> u64 {
+        other_threads(worker).iter().map(|thread| wake_ups_of_thread(worker, *thread)).sum()
+    };
+    let idle = of_threads();
     changing.send("POST", SWITCH, &[], br#"{"release":"b"}"#).unwrap();
-    until("the change waits, in its thread", || {
-        let waits = |thread: &u32| wake_ups_of_thread(worker, *thread) > 20;
-        other_threads(worker).iter().any(waits).then_some(())
-    });
+    until("the change waits, in its thread", || (of_threads() > idle + 20).then_some(()));
     signal(worker, Signal::STOP);
     drop(file);
     let response = other.ask("POST", SWITCH, br#"{"release":"a"}"#).unwrap();

@@ -10,7 +10,7 @@ use shunt_tests::backend::Backend;
 use shunt_tests::build::Build;
 use shunt_tests::client::{Connection, Response};
 use shunt_tests::nginx::{Nginx, STANDARD, Setup};
-use shunt_tests::process::{is_running, signal};
+use shunt_tests::process::{is_running, other_threads, signal};
 use shunt_tests::until;
 use tempfile::TempDir;
 
@@ -66,14 +66,14 @@ impl Drop for Disk {
 }
 
 /// NGINX with one worker, and releases `a` and `b`, of which `a` is active.
-struct Bench {
+struct Site {
     // First, so that NGINX can end.
     disk: Disk,
     nginx: Nginx,
     _backends: [Backend; 2],
 }
 
-impl Bench {
+impl Site {
     fn start(build: &Build) -> Self {
         let disk = Disk::new();
         let [a, b] = ["a", "b"].map(|release| Backend::start(release, 1));
@@ -123,35 +123,35 @@ fn generation(response: &Response) -> u32 {
 }
 
 fn the_worker_that_writes_a_change_goes_on_serving(build: &Build) {
-    let bench = Bench::start(build);
-    bench.disk.stop();
-    let mut first = bench.ask_for("web", "b");
-    bench.disk.until_it_is_waited_for();
+    let site = Site::start(build);
+    site.disk.stop();
+    let mut first = site.ask_for("web", "b");
+    site.disk.until_it_is_waited_for();
     for _ in 0..20 {
-        assert_eq!(bench.served(), "a", "nothing has happened yet (P6)");
-        assert_eq!(bench.active(), (1, "a".to_owned()));
+        assert_eq!(site.served(), "a", "nothing has happened yet (P6)");
+        assert_eq!(site.active(), (1, "a".to_owned()));
     }
-    bench.disk.go_on();
+    site.disk.go_on();
     assert_eq!(generation(&first.receive().unwrap()), 2);
-    assert_eq!(bench.served(), "b");
-    assert_eq!(bench.nginx.complaints(), [] as [String; 0]);
+    assert_eq!(site.served(), "b");
+    assert_eq!(site.nginx.complaints(), [] as [String; 0]);
 }
 
 fn changes_are_made_in_the_order_in_which_they_came(build: &Build) {
-    let bench = Bench::start(build);
+    let site = Site::start(build);
     for round in 0..20 {
-        bench.disk.stop();
-        let mut first = bench.ask_for("web", "b");
-        bench.disk.until_it_is_waited_for();
+        site.disk.stop();
+        let mut first = site.ask_for("web", "b");
+        site.disk.until_it_is_waited_for();
         // The last one has no state file, but waits for its turn, too.
         let mut others = [
-            bench.ask_for("web", "a"),
-            bench.ask_for("web", "nosuch"),
-            bench.ask_for("web", "b"),
-            bench.ask_for("web", "a"),
-            bench.ask_for("other", if round % 2 == 0 { "b" } else { "a" }),
+            site.ask_for("web", "a"),
+            site.ask_for("web", "nosuch"),
+            site.ask_for("web", "b"),
+            site.ask_for("web", "a"),
+            site.ask_for("other", if round % 2 == 0 { "b" } else { "a" }),
         ];
-        bench.disk.go_on();
+        site.disk.go_on();
         let before = 1 + round * 4;
         assert_eq!(generation(&first.receive().unwrap()), before + 1);
         let answers = others.each_mut().map(|other| other.receive().unwrap());
@@ -160,134 +160,179 @@ fn changes_are_made_in_the_order_in_which_they_came(build: &Build) {
         assert_eq!(generation(&answers[2]), before + 3);
         assert_eq!(generation(&answers[3]), before + 4);
         assert_eq!(generation(&answers[4]), round + 2);
-        assert_eq!(bench.active(), (before + 4, "a".to_owned()));
+        assert_eq!(site.active(), (before + 4, "a".to_owned()));
     }
-    assert_eq!(bench.nginx.complaints(), [] as [String; 0]);
+    assert_eq!(other_threads(site.nginx.workers()[0]).len(), 1, "one thread makes all of them");
+    assert_eq!(site.nginx.complaints(), [] as [String; 0]);
 }
 
 fn whoever_waits_for_a_disk_that_hangs_is_told(build: &Build) {
-    let bench = Bench::start(build);
-    bench.disk.stop();
-    let mut first = bench.ask_for("web", "b");
-    bench.disk.until_it_is_waited_for();
-    let mut others = [bench.ask_for("web", "a"), bench.ask_for("other", "b")];
+    let site = Site::start(build);
+    site.disk.stop();
+    let mut first = site.ask_for("web", "b");
+    site.disk.until_it_is_waited_for();
+    let mut others = [site.ask_for("web", "a"), site.ask_for("other", "b")];
     for other in &mut others {
         let answer = other.receive().unwrap();
         assert_eq!(answer.status, 503);
         assert_eq!(answer.header("retry-after"), Some("1"));
         assert!(problem(&answer).detail.contains("another change is being written"));
     }
-    assert_eq!(bench.served(), "a");
-    bench.disk.go_on();
+    assert_eq!(site.served(), "a");
+    site.disk.go_on();
     assert_eq!(generation(&first.receive().unwrap()), 2, "it is made all the same");
-    assert_eq!(bench.active(), (2, "b".to_owned()));
-    assert_eq!(bench.nginx.admin().state("other").generation, 1);
-    bench.nginx.admin().switch("other", "b", None).unwrap();
-    assert_eq!(bench.nginx.complaints(), [] as [String; 0]);
+    assert_eq!(site.active(), (2, "b".to_owned()));
+    assert_eq!(site.nginx.admin().state("other").generation, 1);
+    site.nginx.admin().switch("other", "b", None).unwrap();
+    assert_eq!(site.nginx.complaints(), [] as [String; 0]);
 }
 
 fn a_caller_that_leaves_takes_nothing_with_it(build: &Build) {
-    let bench = Bench::start(build);
-    bench.disk.stop();
-    drop(bench.ask_for("web", "b"));
-    bench.disk.until_it_is_waited_for();
-    drop(bench.ask_for("web", "a"));
-    let mut last = bench.ask_for("web", "b");
-    assert_eq!(bench.served(), "a");
-    bench.disk.go_on();
+    let site = Site::start(build);
+    site.disk.stop();
+    drop(site.ask_for("web", "b"));
+    site.disk.until_it_is_waited_for();
+    drop(site.ask_for("web", "a"));
+    let mut last = site.ask_for("web", "b");
+    assert_eq!(site.served(), "a");
+    site.disk.go_on();
     assert_eq!(generation(&last.receive().unwrap()), 4, "both changes before it are made");
-    assert_eq!(bench.nginx.complaints(), [] as [String; 0]);
+    assert_eq!(site.nginx.complaints(), [] as [String; 0]);
 }
 
 fn p6_a_worker_that_is_killed_while_it_writes_has_changed_nothing(build: &Build) {
-    let bench = Bench::start(build);
+    let site = Site::start(build);
     for round in 0..5 {
-        bench.disk.stop();
-        let mut first = bench.ask_for("web", "b");
-        bench.disk.until_it_is_waited_for();
-        let killed = bench.nginx.workers();
+        site.disk.stop();
+        let mut first = site.ask_for("web", "b");
+        site.disk.until_it_is_waited_for();
+        let killed = site.nginx.workers();
         signal(killed[0], Signal::KILL);
         assert!(first.receive().is_err(), "nobody answers");
         until("another worker", || {
-            let workers = bench.nginx.workers();
+            let workers = site.nginx.workers();
             (workers.len() == 1 && workers != killed).then_some(())
         });
-        bench.disk.go_on();
-        assert_eq!(bench.active(), (1 + 2 * round, "a".to_owned()), "P4: no lock is left");
-        assert_eq!(bench.served(), "a");
-        bench.nginx.admin().switch("web", "b", None).unwrap();
-        bench.nginx.admin().switch("web", "a", None).unwrap();
+        site.disk.go_on();
+        assert_eq!(site.active(), (1 + 2 * round, "a".to_owned()), "P4: no lock is left");
+        assert_eq!(site.served(), "a");
+        site.nginx.admin().switch("web", "b", None).unwrap();
+        site.nginx.admin().switch("web", "a", None).unwrap();
     }
 }
 
 fn a_reload_and_a_quit_wait_for_the_change(build: &Build) {
-    let mut bench = Bench::start(build);
-    let old = bench.nginx.workers()[0];
-    bench.disk.stop();
-    let mut first = bench.ask_for("web", "b");
-    bench.disk.until_it_is_waited_for();
+    let mut site = Site::start(build);
+    let old = site.nginx.workers()[0];
+    site.disk.stop();
+    let mut first = site.ask_for("web", "b");
+    site.disk.until_it_is_waited_for();
     // The master waits for the zone's lock before it starts workers.
-    signal(bench.nginx.master(), Signal::HUP);
-    bench.disk.go_on();
+    signal(site.nginx.master(), Signal::HUP);
+    until("a reload", || site.nginx.log().contains("reconfiguring").then_some(()));
+    assert_eq!(site.active(), (1, "a".to_owned()));
+    site.disk.go_on();
     assert_eq!(generation(&first.receive().unwrap()), 2);
     until("the old worker ends", || (!is_running(old)).then_some(()));
-    assert_eq!(bench.active(), (2, "b".to_owned()));
-    let worker = until("a new worker", || bench.nginx.workers().first().copied());
-    bench.disk.stop();
-    let mut second = bench.ask_for("web", "a");
-    bench.disk.until_it_is_waited_for();
-    signal(bench.nginx.master(), Signal::QUIT);
-    until("the worker shuts down", || bench.nginx.workers().is_empty().then_some(()));
+    assert_eq!(site.active(), (2, "b".to_owned()));
+    let worker = until("a new worker", || site.nginx.workers().first().copied());
+    site.disk.stop();
+    let mut second = site.ask_for("web", "a");
+    site.disk.until_it_is_waited_for();
+    signal(site.nginx.master(), Signal::QUIT);
+    until("the worker shuts down", || site.nginx.workers().is_empty().then_some(()));
     assert!(is_running(worker), "it has something to finish");
-    bench.disk.go_on();
+    site.disk.go_on();
     assert_eq!(generation(&second.receive().unwrap()), 3);
     drop(second);
-    bench.nginx.quit();
-    assert_eq!(bench.nginx.complaints(), [] as [String; 0]);
-    bench.nginx.run();
-    assert_eq!(bench.active(), (3, "a".to_owned()));
+    site.nginx.quit();
+    assert_eq!(site.nginx.complaints(), [] as [String; 0]);
+    site.nginx.run();
+    assert_eq!(site.active(), (3, "a".to_owned()));
 }
 
 fn a_worker_that_is_terminated_finishes_what_it_writes(build: &Build) {
-    let mut bench = Bench::start(build);
-    bench.disk.stop();
-    let mut first = bench.ask_for("web", "b");
-    bench.disk.until_it_is_waited_for();
-    signal(bench.nginx.master(), Signal::TERM);
-    until("the worker ends", || bench.nginx.log().contains("exiting").then_some(()));
-    bench.disk.go_on();
-    assert!(first.receive().is_err(), "NGINX ends at once");
-    bench.nginx.quit();
-    assert_eq!(bench.nginx.complaints(), [] as [String; 0]);
-    bench.nginx.run();
-    assert_eq!(bench.active(), (2, "b".to_owned()));
+    let site = Site::start(build);
+    site.disk.stop();
+    let mut first = site.ask_for("web", "b");
+    site.disk.until_it_is_waited_for();
+    // The master would give it a second and a half.
+    let worker = site.nginx.workers()[0];
+    signal(worker, Signal::TERM);
+    until("the worker ends", || site.nginx.log().contains("exiting").then_some(()));
+    assert!(is_running(worker), "it has something to finish");
+    site.disk.go_on();
+    assert!(first.receive().is_err(), "it ends at once");
+    until("another worker", || site.nginx.workers().first().filter(|w| **w != worker).copied());
+    assert_eq!(site.active(), (2, "b".to_owned()));
+    assert_eq!(site.nginx.complaints(), [] as [String; 0]);
+}
+
+fn a_worker_whose_time_to_shut_down_is_over_finishes_what_it_writes(build: &Build) {
+    let mut site = Site::start(build);
+    site.nginx.quit();
+    let main = format!("{} worker_shutdown_timeout 50ms;", site.nginx.main());
+    site.nginx.set_main(&main);
+    site.nginx.run();
+    site.disk.stop();
+    let mut first = site.ask_for("web", "b");
+    site.disk.until_it_is_waited_for();
+    let worker = site.nginx.workers()[0];
+    signal(site.nginx.master(), Signal::QUIT);
+    assert!(first.receive().is_err(), "its connections are closed then");
+    assert!(is_running(worker), "it has something to finish");
+    site.disk.go_on();
+    site.nginx.quit();
+    assert_eq!(site.nginx.complaints(), [] as [String; 0]);
+    site.nginx.run();
+    assert_eq!(site.active(), (2, "b".to_owned()));
+}
+
+/// Few connections, all of which are in use, and the one of a caller who has sent the first line of a
+/// switch to `b`; with the rest of it.
+fn without_connections(site: &mut Site) -> (Vec<Connection>, Connection, String) {
+    site.nginx.quit();
+    site.nginx.set_connections(12);
+    site.nginx.run();
+    let mut caller = Connection::unix(&site.nginx.path("api.sock")).unwrap();
+    let (target, body) = switch("web", "b");
+    // NGINX may close what has not sent anything yet, but not these.
+    caller.raw(format!("POST {target} HTTP/1.1\r\n").as_bytes()).unwrap();
+    let mut begun = Vec::new();
+    until("no connection is left", || {
+        let mut connection = site.nginx.connect();
+        connection.raw(b"GET").unwrap();
+        begun.push(connection);
+        site.nginx.log().contains("worker_connections are not enough\n").then_some(())
+    });
+    (begun, caller, format!("Host: x\r\nContent-Length: {}\r\n\r\n{body}", body.len()))
 }
 
 fn without_a_connection_left_a_change_is_made_all_the_same(build: &Build) {
-    let mut bench = Bench::start(build);
-    bench.nginx.quit();
-    bench.nginx.set_connections(12);
-    bench.nginx.run();
-    let mut api = Connection::unix(&bench.nginx.path("api.sock")).unwrap();
-    let (target, body) = switch("web", "b");
-    let head =
-        format!("POST {target} HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n", body.len());
-    api.raw(head.as_bytes()).unwrap();
-    // NGINX may close what has not sent anything yet, but not these.
-    let mut begun = Vec::new();
-    until("no connection is left", || {
-        let mut connection = bench.nginx.connect();
-        connection.raw(b"GET").unwrap();
-        begun.push(connection);
-        bench.nginx.log().contains("worker_connections are not enough\n").then_some(())
-    });
-    let refused = |log: &str| log.matches("worker_connections are not enough\n").count();
-    let before = refused(&bench.nginx.log());
-    api.raw(body.as_bytes()).unwrap();
-    assert_eq!(generation(&api.receive().unwrap()), 2);
-    assert!(refused(&bench.nginx.log()) > before, "there was none for the change either");
+    let mut site = Site::start(build);
+    let (begun, mut caller, rest) = without_connections(&mut site);
+    caller.raw(rest.as_bytes()).unwrap();
+    assert_eq!(generation(&caller.receive().unwrap()), 2);
+    let worker = site.nginx.workers()[0];
+    assert_eq!(other_threads(worker), [] as [u32; 0], "no thread has made it");
+    drop((begun, caller));
+    assert_eq!(site.active(), (2, "b".to_owned()));
+}
+
+fn without_a_connection_left_a_caller_may_leave_too(build: &Build) {
+    let mut site = Site::start(build);
+    let (begun, mut caller, rest) = without_connections(&mut site);
+    let worker = site.nginx.workers()[0];
+    // What comes of the change cannot be sent any more when it is made.
+    signal(worker, Signal::STOP);
+    caller.raw(rest.as_bytes()).unwrap();
+    drop(caller);
+    signal(worker, Signal::CONT);
     drop(begun);
-    assert_eq!(bench.active(), (2, "b".to_owned()));
+    until("the change is made", || (site.active() == (2, "b".to_owned())).then_some(()));
+    let wrong = |line: &String| !line.contains("worker_connections are not enough");
+    assert_eq!(site.nginx.complaints().into_iter().find(wrong), None);
+    assert_eq!(site.nginx.workers(), [worker]);
 }
 
 each_nginx!(
@@ -298,5 +343,7 @@ each_nginx!(
     p6_a_worker_that_is_killed_while_it_writes_has_changed_nothing,
     a_reload_and_a_quit_wait_for_the_change,
     a_worker_that_is_terminated_finishes_what_it_writes,
+    a_worker_whose_time_to_shut_down_is_over_finishes_what_it_writes,
     without_a_connection_left_a_change_is_made_all_the_same,
+    without_a_connection_left_a_caller_may_leave_too,
 );
