@@ -132,7 +132,7 @@ impl Kind {
         [Self::Plain, Self::Reload, Self::Lua, Self::Haproxy, Self::Caddy, Self::Shunt];
 
     /// What it is called.
-    pub fn name(self) -> &'static str {
+    pub const fn name(self) -> &'static str {
         match self {
             Self::Plain => "NGINX, plain upstream",
             Self::Reload => "NGINX, reload",

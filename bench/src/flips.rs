@@ -30,7 +30,7 @@ const LONG: Duration = Duration::from_secs(600);
 
 /// The cases.
 pub const SLOW: &str = "200 flips, 5 a second";
-pub const FAST: &str = "1,600 flips, 100 a second";
+pub const FAST: &str = "1,200 flips, 100 a second";
 pub const MOST: &str = "10,000 flips as fast as possible";
 
 /// Columns: the 99th percentile in terms of that without flips; what there is before and after them.
@@ -49,7 +49,7 @@ struct Pace {
 
 const PACES: [Pace; 2] = [
     Pace { case: SLOW, rounds: 20, flips: 10, rate: 5.0 },
-    Pace { case: FAST, rounds: 16, flips: 100, rate: 100.0 },
+    Pace { case: FAST, rounds: 12, flips: 100, rate: 100.0 },
 ];
 
 /// Who is looked at while nobody flips, and something else has the disk write as often.

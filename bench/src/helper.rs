@@ -138,6 +138,7 @@ fn application_alone(daemon: &Daemon) -> (f64, f64) {
 
 fn at_rest(daemon: &Daemon, figures: &mut Figures) {
     let (case, who) = (AT_REST, WHO_RESTS);
+    assert_eq!(who, format!("{APPLICATIONS} applications"));
     let pid = daemon.pid();
     for n in 1..APPLICATIONS {
         daemon.add(&name(n));

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use crate::contender::Kind;
 use crate::results::{Written, markdown, number};
 use crate::{flip, flips, helper, instructions, scale, steady};
 
@@ -38,8 +39,8 @@ const fn at_most(limit: f64, what: &'static str, figure: Figure) -> Target {
     Target { what, limit: Limit::AtMost(limit), figure }
 }
 
-const SHUNT: &str = "Shunt";
-const VOLATILE: &str = "Shunt, no state file";
+const SHUNT: &str = Kind::Shunt.name();
+const VOLATILE: &str = Kind::Volatile.name();
 
 const TARGETS: [Target; 14] = [
     Target {
@@ -167,6 +168,7 @@ impl Figure {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::contender::Kind;
     use crate::results::{Curves, Figures, Folder};
 
     #[test]
