@@ -168,7 +168,6 @@ impl Figure {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::contender::Kind;
     use crate::results::{Curves, Figures, Folder};
 
     #[test]
