@@ -10,6 +10,7 @@ use crate::bench::{Bench, Running};
 use crate::contender::Kind;
 use crate::flips::arrived;
 use crate::load::Load;
+use crate::machine::ProcessorTime;
 use crate::results::Figures;
 use crate::stats::percentile;
 
@@ -120,6 +121,8 @@ impl Seen {
 fn alone(one: &mut Running, figures: &mut Figures) {
     // A reload takes workers; that many at once would be another measurement.
     let pause = Duration::from_millis(if one.kind == Kind::Reload { 20 } else { 0 });
+    let pids = one.proxy.pids();
+    let before = ProcessorTime::of(&pids);
     let times: Vec<f64> = (0..ALONE)
         .map(|n| {
             std::thread::sleep(pause);
@@ -130,6 +133,11 @@ fn alone(one: &mut Running, figures: &mut Figures) {
         .collect();
     arrived(one, release(ALONE - 1));
     add_times(one.kind.name(), &times, figures);
+    // What processes that have ended have used is not known.
+    if one.proxy.pids() == pids {
+        let used = ProcessorTime::of(&pids).since(&before).as_secs_f64() * 1e6 / ALONE as f64;
+        figures.add(ALONE_CASE, one.kind.name(), "µs CPU/flip", used);
+    }
 }
 
 /// What the disk alone takes for a line that is there after a power loss: as the state file has it.

@@ -10,6 +10,7 @@ use crate::contender::Kind;
 use crate::flip::{flush_line, release};
 use crate::machine::{memory, sleep_until};
 use crate::results::Figures;
+use crate::stats::Summary;
 use crate::wrk::{Measured, Wrk};
 
 /// Clients, each of which waits for its answer before it asks again.
@@ -33,7 +34,13 @@ pub const SLOW: &str = "200 flips, 5 a second";
 pub const FAST: &str = "1,200 flips, 100 a second";
 pub const MOST: &str = "10,000 flips as fast as possible";
 
-/// Columns: the 99th percentile in terms of that without flips; what there is before and after them.
+/// Columns: what was measured with flips and without, and the latter in terms of the former; failures for
+/// each thousand flips; what there is before and after them.
+const RATE: &str = "requests/s";
+const QUIET_RATE: &str = "requests/s without flips";
+const LATENCY: &str = "p99, ms";
+const QUIET_LATENCY: &str = "p99 without flips, ms";
+pub const FAILED_OF: &str = "failed for 1,000 flips";
 pub const P99: &str = "p99 ÷ without flips";
 pub const PROCESSES: [&str; 2] = ["processes before", "processes after"];
 pub const MEMORY: [&str; 2] = ["MB before", "MB after"];
@@ -53,7 +60,7 @@ const PACES: [Pace; 2] = [
 ];
 
 /// Who is looked at while nobody flips, and something else has the disk write as often.
-const DISK_ALONE: &str = "no flips, but a line flushed as often by something else on its core";
+pub const DISK_ALONE: &str = "no flips, but a line flushed as often by something else on its core";
 
 /// Measures.
 pub fn run(bench: &Bench) {
@@ -63,16 +70,16 @@ pub fn run(bench: &Bench) {
     let kinds = bench.flipping_and_volatile();
     let mut all: Vec<Running> = kinds.map(|kind| Running::start(kind, &setup)).collect();
     let [slow, fast] = PACES;
-    for _ in 0..slow.rounds {
+    for n in 0..slow.rounds {
         for one in all.iter_mut().filter(|one| one.kind != Kind::Volatile) {
-            round(one, &slow, &mut figures);
+            round(one, &slow, n, &mut figures);
         }
     }
     // That latency does not suffer even so is what Shunt is held to.
-    for _ in 0..fast.rounds {
+    for n in 0..fast.rounds {
         for one in all.iter_mut().filter(|one| is_shunt(one.kind)) {
-            round(one, &fast, &mut figures);
-            if one.kind == Kind::Volatile {
+            round(one, &fast, n, &mut figures);
+            if one.kind == Kind::Volatile && n.is_multiple_of(2) {
                 flushing(bench, one, &fast, &mut figures);
             }
         }
@@ -80,20 +87,34 @@ pub fn run(bench: &Bench) {
     for one in &mut all {
         many(one, &mut figures);
     }
+    for case in [SLOW, FAST, MOST] {
+        for name in all.iter().map(|one| one.kind.name()).chain([DISK_ALONE]) {
+            compare(&mut figures, case, name);
+        }
+    }
     figures.finish(&bench.folder);
 }
 
-/// Flips at a pace, after a time without.
-fn round(one: &mut Running, pace: &Pace, figures: &mut Figures) {
-    let quiet = Wrk::start(one.proxy.port(), CONNECTIONS, SHORT).wait();
-    let measured = paced(one, pace.flips, pace.rate);
-    add(figures, pace.case, one.kind.name(), &measured, &quiet);
+/// Flips at a pace; every other time after a time without.
+fn round(one: &mut Running, pace: &Pace, n: usize, figures: &mut Figures) {
+    let name = one.kind.name();
+    if n.is_multiple_of(2) {
+        quiet(figures, pace.case, name, one.proxy.port(), SHORT);
+    }
+    let flipped = paced(one, pace.flips, pace.rate);
+    add(figures, pace.case, name, &flipped);
+}
+
+fn quiet(figures: &mut Figures, case: &str, name: &str, port: u16, time: Duration) {
+    let quiet = Wrk::start(port, CONNECTIONS, time).wait();
+    figures.add(case, name, QUIET_RATE, quiet.rate());
+    figures.add(case, name, QUIET_LATENCY, quiet.p99);
 }
 
 /// What the disk takes of the proxy's core, and of its latency, whoever it is that writes.
 fn flushing(bench: &Bench, one: &Running, pace: &Pace, figures: &mut Figures) {
     let file = tempfile::NamedTempFile::new().expect("a folder");
-    let quiet = Wrk::start(one.proxy.port(), CONNECTIONS, SHORT).wait();
+    quiet(figures, pace.case, DISK_ALONE, one.proxy.port(), SHORT);
     let load = Wrk::start(one.proxy.port(), CONNECTIONS, LONG);
     let began = Instant::now();
     bench.cores.as_proxy(|| {
@@ -103,26 +124,48 @@ fn flushing(bench: &Bench, one: &Running, pace: &Pace, figures: &mut Figures) {
         }
     });
     let measured = load.stop();
-    figures.add(pace.case, DISK_ALONE, "flips", 0.0);
-    figures.add(pace.case, DISK_ALONE, P99, measured.p99 / quiet.p99);
-    figures.add(pace.case, DISK_ALONE, "p99, ms", measured.p99);
+    figures.add(pace.case, DISK_ALONE, RATE, measured.rate());
+    figures.add(pace.case, DISK_ALONE, LATENCY, measured.p99);
+}
+
+/// The medians of what was measured with flips in terms of those without.
+fn compare(figures: &mut Figures, case: &str, name: &str) {
+    let median = |what| Some(Summary::of(&figures.rounds(case, name, what))?.median);
+    let ratio = |with, without| Some(median(with)? / median(without)?);
+    let (rate, latency) = (ratio(RATE, QUIET_RATE), ratio(LATENCY, QUIET_LATENCY));
+    for (what, ratio) in [("requests/s ÷ without flips", rate), (P99, latency)] {
+        if let Some(ratio) = ratio {
+            figures.add(case, name, what, ratio);
+        }
+    }
 }
 
 fn is_shunt(kind: Kind) -> bool {
     matches!(kind, Kind::Shunt | Kind::Volatile)
 }
 
+/// Flips that were made under load.
+pub struct Flipped {
+    /// How many.
+    pub flips: usize,
+    /// How long that took.
+    seconds: f64,
+    /// The load meanwhile.
+    pub measured: Measured,
+}
+
 /// So many flips on a beat, under load.
-pub fn paced(one: &mut Running, flips: usize, pace: f64) -> (Measured, usize) {
+pub fn paced(one: &mut Running, flips: usize, pace: f64) -> Flipped {
     let load = Wrk::start(one.proxy.port(), CONNECTIONS, LONG);
     let began = Instant::now();
     for n in 0..flips {
         sleep_until(began + Duration::from_secs_f64((n + 1) as f64 / pace));
         one.flip(release(n));
     }
+    let seconds = began.elapsed().as_secs_f64();
     let measured = load.stop();
     arrived(one, release(flips - 1));
-    (measured, flips)
+    Flipped { flips, seconds, measured }
 }
 
 /// The last flip has come true.
@@ -134,25 +177,20 @@ pub fn arrived(one: &Running, release: &str) {
     });
 }
 
-fn add(
-    figures: &mut Figures,
-    case: &str,
-    name: &str,
-    (measured, flips): &(Measured, usize),
-    quiet: &Measured,
-) {
+fn add(figures: &mut Figures, case: &str, name: &str, flipped: &Flipped) {
+    let Flipped { flips, seconds, measured } = flipped;
     figures.add(case, name, "flips", *flips as f64);
-    figures.add(case, name, "flips/s", *flips as f64 / measured.seconds);
+    figures.add(case, name, "flips/s", *flips as f64 / seconds);
     figures.add(case, name, "failed", measured.failures);
-    figures.add(case, name, "requests/s ÷ without flips", measured.rate() / quiet.rate());
-    figures.add(case, name, P99, measured.p99 / quiet.p99);
-    figures.add(case, name, "p99, ms", measured.p99);
+    figures.add(case, name, FAILED_OF, measured.failures * 1e3 / *flips as f64);
+    figures.add(case, name, RATE, measured.rate());
+    figures.add(case, name, LATENCY, measured.p99);
 }
 
 /// As many flips as possible, under load.
 fn many(one: &mut Running, figures: &mut Figures) {
     let (case, name) = (MOST, one.kind.name());
-    let quiet = Wrk::start(one.proxy.port(), CONNECTIONS, QUIET).wait();
+    quiet(figures, case, name, one.proxy.port(), QUIET);
     let before = (one.proxy.pids().len(), memory(&one.proxy.pids()));
     let load = Wrk::start(one.proxy.port(), CONNECTIONS, LONG);
     let began = Instant::now();
@@ -162,10 +200,11 @@ fn many(one: &mut Running, figures: &mut Figures) {
         one.flip(release(flips));
         flips += 1;
     }
+    let seconds = began.elapsed().as_secs_f64();
     let measured = load.stop();
     arrived(one, release(flips - 1));
     let after = (one.proxy.pids().len(), memory(&one.proxy.pids()));
-    add(figures, case, name, &(measured, flips), &quiet);
+    add(figures, case, name, &Flipped { flips, seconds, measured });
     for (n, (processes, memory)) in [before, after].into_iter().enumerate() {
         figures.add(case, name, PROCESSES[n], processes as f64);
         figures.add(case, name, MEMORY[n], memory as f64 / 1e6);

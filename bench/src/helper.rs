@@ -176,7 +176,7 @@ fn watch(bench: &Bench, figures: &mut Figures) {
             highest = f64::from(rate);
         }
     }
-    figures.add(case, "the highest that it kept up with", "requests/s", highest);
+    figures.add(case, "the highest of these that it kept up with", "requests/s", highest);
 }
 
 /// Requests, seconds and failures of the verdict, which is the last line.

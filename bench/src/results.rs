@@ -230,8 +230,8 @@ impl Curves {
 /// A table that was written as CSV.
 #[derive(Debug)]
 pub struct Written {
-    /// What it was measured on.
-    pub machine: String,
+    /// What it was measured on, and how busy that was.
+    machine: String,
     rows: Vec<csv::StringRecord>,
 }
 
@@ -245,6 +245,12 @@ impl Written {
         let mut reader = csv::ReaderBuilder::new().comment(Some(b'#')).from_reader(text.as_bytes());
         let machine = text.lines().nth(1)?.strip_prefix("# ")?.to_owned();
         Some(Self { machine, rows: reader.records().collect::<Result<_, _>>().ok()? })
+    }
+
+    /// What it was measured on, and what with: the same for all tables of a run.
+    pub fn machine(&self) -> String {
+        let parts = self.machine.split("; ").flat_map(|part| part.split(", "));
+        parts.filter(|part| !part.ends_with("busy before")).collect::<Vec<_>>().join(", ")
     }
 
     /// The median of all rounds; `None` if it was not measured.
@@ -375,7 +381,7 @@ mod tests {
         assert_eq!(written.sum(labels.0, labels.1, labels.2), Some(6.5));
         assert_eq!(written.median("with, keepalive", "plain", "failed"), None);
         assert_eq!(written.all(), ["plain", "Shunt"]);
-        assert_eq!(written.machine, "a machine");
+        assert_eq!(written.machine(), "a machine");
         assert!(Written::read(folder.path(), "another").is_none());
     }
 

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::contender::Kind;
 use crate::results::{Written, markdown, number};
 use crate::{faults, flip, flips, steady, targets, websockets};
 
@@ -27,7 +28,7 @@ const fn sum(what: &'static str, of: (&'static str, &'static str, &'static str))
     Row { what, of, sum: true }
 }
 
-const ROWS: [Row; 19] = [
+const ROWS: [Row; 22] = [
     median("requests a second ÷ a plain upstream's", ("steady", steady::KEPT, "÷ plain")),
     median("processor time of a request, µs", ("steady", steady::KEPT, "µs CPU/request")),
     median("a flip returns after, ms", ("flip", flip::UNDER_LOAD, "returns, ms")),
@@ -39,11 +40,23 @@ const ROWS: [Row; 19] = [
         "30 flips: answers of the old release to requests begun after the return",
         ("flip", flip::UNDER_LOAD, flip::LATE),
     ),
-    sum("200 flips, 5 a second: failed requests", ("flips", flips::SLOW, "failed")),
+    sum("30 flips, 4,000 requests a second: failed", ("flip", flip::UNDER_LOAD, "failed")),
+    sum(
+        "200 flips, 5 a second, all the load there can be: failed",
+        ("flips", flips::SLOW, "failed"),
+    ),
     median("p99 meanwhile ÷ without flips", ("flips", flips::SLOW, flips::P99)),
-    median("as many flips as possible: a second", ("flips", flips::MOST, "flips/s")),
-    sum("failed requests meanwhile", ("flips", flips::MOST, "failed")),
-    median("processes afterwards", ("flips", flips::MOST, flips::PROCESSES[1])),
+    median(
+        "one flip after the other, all the load there can be: flips a second",
+        ("flips", flips::MOST, "flips/s"),
+    ),
+    median(
+        "failed requests for each 1,000 of these flips",
+        ("flips", flips::MOST, flips::FAILED_OF),
+    ),
+    median("processes afterwards, of 2 (Caddy: 1)", ("flips", flips::MOST, flips::PROCESSES[1])),
+    median("memory before, MB", ("flips", flips::MOST, flips::MEMORY[0])),
+    median("memory afterwards, MB", ("flips", flips::MOST, flips::MEMORY[1])),
     sum(
         "200 flips, 200 WebSockets open: broken ones",
         ("websockets", websockets::CASE, "broken WebSockets"),
@@ -78,6 +91,9 @@ pub enum SummaryError {
         /// What it lacks.
         what: &'static str,
     },
+    /// It is of another machine, or of other versions, than the first.
+    #[error("{0}.csv was not measured together with steady.csv; run \"scripts/bench\"")]
+    Mixed(&'static str),
     /// A README has no place for its table.
     #[error("{0:?} has no lines {BEGIN:?} and {END:?}")]
     NoPlace(PathBuf),
@@ -92,15 +108,22 @@ pub enum SummaryError {
 ///
 /// [`SummaryError`].
 pub fn write(results: &Path, readme: &Path) -> Result<(), SummaryError> {
-    put(readme, &table(results)?)?;
-    put(&results.join("README.md"), &targets::table(results))
+    let of_results = results.join("README.md");
+    // Both or neither.
+    let texts = [
+        (readme, filled(readme, &table(results)?)?),
+        (&of_results, filled(&of_results, &targets::table(results))?),
+    ];
+    for (path, text) in texts {
+        fs::write(path, text).map_err(|error| SummaryError::File(path.to_owned(), error))?;
+    }
+    Ok(())
 }
 
-fn put(readme: &Path, table: &str) -> Result<(), SummaryError> {
-    let failed = |error| SummaryError::File(readme.to_owned(), error);
-    let text = fs::read_to_string(readme).map_err(failed)?;
-    let text = replace(&text, table).ok_or_else(|| SummaryError::NoPlace(readme.to_owned()))?;
-    fs::write(readme, text).map_err(failed)
+fn filled(readme: &Path, table: &str) -> Result<String, SummaryError> {
+    let text = fs::read_to_string(readme);
+    let text = text.map_err(|error| SummaryError::File(readme.to_owned(), error))?;
+    replace(&text, table).ok_or_else(|| SummaryError::NoPlace(readme.to_owned()))
 }
 
 fn replace(readme: &str, table: &str) -> Option<String> {
@@ -112,15 +135,23 @@ fn replace(readme: &str, table: &str) -> Option<String> {
 fn table(results: &Path) -> Result<String, SummaryError> {
     let read = |name| Written::read(results, name).ok_or(SummaryError::Missing(name));
     let steady = read("steady")?;
-    let all = steady.all();
-    let mut rows = vec![
-        std::iter::once(String::new())
-            .chain(all.iter().map(ToString::to_string))
-            .collect::<Vec<_>>(),
-    ];
+    let mut all = steady.all();
+    // Only those who flip are without one.
+    let volatile = Kind::Volatile.name();
+    if read("flip")?.all().contains(&volatile) {
+        all.push(volatile);
+    }
+    let line = |first: &str, cells: Vec<String>, last: String| -> Vec<String> {
+        std::iter::once(first.to_owned()).chain(cells).chain([last]).collect()
+    };
+    let names = all.iter().map(ToString::to_string).collect();
+    let mut rows = vec![line("", names, "by".to_owned())];
     for row in &ROWS {
         let (name, case, what) = row.of;
         let written = read(name)?;
+        if written.machine() != steady.machine() {
+            return Err(SummaryError::Mixed(name));
+        }
         let value = |who: &&str| match row.sum {
             true => written.sum(case, who, what),
             false => written.median(case, who, what),
@@ -130,11 +161,11 @@ fn table(results: &Path) -> Result<String, SummaryError> {
             return Err(SummaryError::Without { table: name, what });
         }
         let cells = values.into_iter().map(|value| value.map_or("—".to_owned(), number));
-        rows.push(std::iter::once(row.what.to_owned()).chain(cells).collect());
+        rows.push(line(row.what, cells.collect(), format!("`scripts/bench {name}`")));
     }
     let rows: Vec<Vec<&str>> =
         rows.iter().map(|row| row.iter().map(String::as_str).collect()).collect();
-    Ok(format!("{}\nMeasured on: {}.\n", markdown(&rows), steady.machine))
+    Ok(format!("{}\nMeasured on: {}.\n", markdown(&rows), steady.machine()))
 }
 
 #[cfg(test)]
@@ -157,12 +188,19 @@ mod tests {
             figures.finish(&to);
         }
         let table = table(folder.path()).unwrap();
-        assert!(table.lines().next().unwrap().ends_with("| Shunt |"), "{table}");
-        let line = table.lines().find(|line| line.contains("µs")).unwrap();
-        assert!(line.ends_with("| 3     |"), "{line}");
-        let line = table.lines().find(|line| line.contains("5 a second: failed")).unwrap();
-        assert!(line.ends_with("| 6     |"), "{line}");
+        let cells = |what: &str| -> Vec<&str> {
+            let line = table.lines().find(|line| line.contains(what)).unwrap();
+            line.split('|').skip(2).take(2).map(str::trim).collect()
+        };
+        assert_eq!(cells("by"), ["Shunt", "by"]);
+        assert_eq!(cells("µs"), ["3", "`scripts/bench steady`"]);
+        assert_eq!(cells("5 a second, all"), ["6", "`scripts/bench flips`"]);
         assert!(table.ends_with("\nMeasured on: a machine.\n"), "{table}");
+        let mut figures = Figures::new("flips");
+        figures.add("a case", "Shunt", "a column", 2.0);
+        figures.finish(&Folder::new(folder.path(), "another machine, 3 % busy before".to_owned()));
+        let mixed = super::table(folder.path()).unwrap_err().to_string();
+        assert!(mixed.starts_with("flips.csv was not measured together with"), "{mixed}");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use shunt_tests::client::Connection;
 
 use crate::bench::{Bench, Running};
-use crate::flips::paced;
+use crate::flips::{Flipped, paced};
 use crate::machine::memory;
 use crate::results::Figures;
 
@@ -42,7 +42,7 @@ fn measure(one: &mut Running, figures: &mut Figures) {
     let mut streams: Vec<Connection> = (0..STREAMS).map(|_| open(one)).collect();
     assert!(streams.iter_mut().all(echoes), "{name}: a WebSocket does not echo");
     let before = (one.proxy.pids().len(), memory(&one.proxy.pids()));
-    let (measured, flips) = paced(one, FLIPS, PACE);
+    let Flipped { measured, flips, .. } = paced(one, FLIPS, PACE);
     let pids = one.proxy.pids();
     let after = (pids.len(), memory(&pids));
     let broken = streams.iter_mut().filter_map(|stream| (!echoes(stream)).then_some(())).count();

@@ -37,8 +37,11 @@ impl Caddy {
         });
         if setup.fallback {
             // The first that can be reached; one that could not be is not asked again for a while.
-            proxy["load_balancing"] =
-                json!({ "selection_policy": { "policy": "first" }, "try_duration": "1s" });
+            proxy["load_balancing"] = json!({
+                "selection_policy": { "policy": "first" },
+                "try_duration": "1s",
+                "try_interval": "1ms",
+            });
             proxy["health_checks"] = json!({ "passive": { "fail_duration": "10s" } });
         }
         let server = json!({

@@ -81,7 +81,8 @@ fn configuration(setup: &Setup, folder: &Path, port: u16) -> String {
     format!(
         "global\n    nbthread 1\n    maxconn 8000\n    stats socket {}/admin.sock mode 600 level admin\n\
          defaults\n    mode http\n    timeout connect 5s\n    timeout client 1m\n    timeout server 1m\n    \
-         timeout tunnel 1h\n    option redispatch 1\n    {close}\n\
+         timeout tunnel 1h\n    option redispatch 1\n    \
+         retry-on conn-failure empty-response response-timeout 0rtt-rejected\n    {close}\n\
          frontend http\n    bind 127.0.0.1:{port} backlog 8192\n    \
          use_backend %[str(web),map({})]\n{backends}",
         folder.display(),

@@ -49,7 +49,7 @@ const CALLS: [Call; 4] = [
 
 /// Measures.
 pub fn run(bench: &Bench) {
-    let mut figures = Figures::new("calls");
+    let mut figures = Figures::made_by(super::COMMAND, "calls");
     let application = Application::start(&bench.build, "a");
     let address = application.address();
     let all = [("without a state file", WITHOUT), ("with a state file", WITH)];

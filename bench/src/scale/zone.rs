@@ -29,7 +29,7 @@ pub fn run(bench: &Bench) {
     }
     releases.finish(COMMAND, &bench.folder);
 
-    let mut figures = Figures::new("zone");
+    let mut figures = Figures::made_by(super::COMMAND, "zone");
     let bytes = |curves: &Curves, of: usize| {
         slope(&curves.lines[0].medians()).expect("several sizes") * 1024.0 / of as f64
     };
