@@ -46,6 +46,9 @@ fn changes(snapshot: &Snapshot) {
         for end in [0, 1, line.len() / 2, line.len() - 1] {
             assert_eq!(with(&line[..end]).as_ref(), Ok(snapshot), "{end}");
         }
+        let mut hole = line.clone();
+        hole[line.len() / 3..line.len() / 2].fill(0);
+        assert_eq!(with(&hole).as_ref(), Ok(snapshot), "a hole");
     }
 }
 

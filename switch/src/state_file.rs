@@ -3,7 +3,7 @@
 //! It is written whole beside the old one, flushed, renamed over it, and the folder flushed: after a
 //! crash at any instant there is the old file or the new one. A change after that appends one line and
 //! flushes it: after a crash the line is there, or it is not, and half of it counts as none. What a
-//! change costs does not depend on how many upstreams there are, but for the one in about a thousand that
+//! change costs does not depend on how many upstreams there are, but for the one in a hundred or so that
 //! writes the file whole.
 
 use std::fs::{self, File, OpenOptions};
@@ -19,8 +19,8 @@ use crate::snapshot::{Saved, Snapshot};
 /// A state file is never longer; a longer file is not one.
 const MAX_BYTES: u64 = 64 << 20;
 
-/// Lines that take less than this are not worth it to write the file whole.
-const MIN_APPENDED: u64 = 256 << 10;
+/// Lines that take less than this are not worth it to write the file whole; a small disk has room for it.
+const MIN_APPENDED: u64 = 32 << 10;
 
 /// Why there is nothing to take over from the file, or it cannot be written.
 #[derive(Debug, thiserror::Error)]
@@ -193,7 +193,8 @@ fn has_room(left: &Mark, bytes: u64) -> bool {
 }
 
 fn open_to_append(path: &Path) -> io::Result<File> {
-    // Who may not replace the file is to be told now, and not when it has grown. Miri has no users.
+    // Who may not replace the file is to be told now, and not when it has grown; as far as the folder's
+    // permissions tell. Miri has no users.
     if !cfg!(miri) {
         rustix::fs::access(folder(path), Access::WRITE_OK)?;
     }

@@ -272,7 +272,7 @@ fn p5_a_change_is_a_line_more_until_the_file_is_written_whole(build: &Build) {
         nginx.admin().switch("web", to(n), None).unwrap();
         most = most.max(size(&path).1);
     }
-    assert!((256 << 10..384 << 10).contains(&most), "{most}");
+    assert!((48 << 10..96 << 10).contains(&most), "{most}");
     let now = active(&nginx);
     nginx.quit();
     nginx.run();
