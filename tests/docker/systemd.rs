@@ -171,6 +171,8 @@ fn p8_a_rollback_switches_to_a_socket_at_once_and_connections_wait(debian: Debia
     // Without the key nothing listens.
     let app = site.server.read("/etc/shunt/apps/web.toml");
     site.configure_app(&app.replace("[keep]\n", "[keep]\nsocket = false\n"));
+    // shuntd has begun with a job, which looks after what runs.
+    site.wait_until_idle();
     deploy(&site, "v5");
     assert_eq!(active(&site, "web@3001.socket"), "inactive");
 }
