@@ -25,8 +25,9 @@ const AFTER: Duration = Duration::from_millis(200);
 /// Requests a second meanwhile.
 const RATE: u32 = 4000;
 
-/// Flips without load, for the time that one takes.
-const ALONE: usize = 200;
+/// Flips without load, for the time that one takes; and reloads, which take longer.
+const ALONE: usize = 1000;
+const ALONE_RELOADS: usize = 200;
 
 /// The cases.
 pub const UNDER_LOAD: &str = "a flip under load";
@@ -120,10 +121,13 @@ impl Seen {
 /// The time of flips while there is nothing else to do.
 fn alone(one: &mut Running, figures: &mut Figures) {
     // A reload takes workers; that many at once would be another measurement.
-    let pause = Duration::from_millis(if one.kind == Kind::Reload { 20 } else { 0 });
+    let (flips, pause) = match one.kind {
+        Kind::Reload => (ALONE_RELOADS, Duration::from_millis(20)),
+        _ => (ALONE, Duration::ZERO),
+    };
     let pids = one.proxy.pids();
     let before = ProcessorTime::of(&pids);
-    let times: Vec<f64> = (0..ALONE)
+    let times: Vec<f64> = (0..flips)
         .map(|n| {
             std::thread::sleep(pause);
             let began = Instant::now();
@@ -131,11 +135,11 @@ fn alone(one: &mut Running, figures: &mut Figures) {
             began.elapsed().as_secs_f64() * 1e3
         })
         .collect();
-    arrived(one, release(ALONE - 1));
+    arrived(one, release(flips - 1));
     add_times(one.kind.name(), &times, figures);
     // What processes that have ended have used is not known.
     if one.proxy.pids() == pids {
-        let used = ProcessorTime::of(&pids).since(&before).as_secs_f64() * 1e6 / ALONE as f64;
+        let used = ProcessorTime::of(&pids).since(&before).as_secs_f64() * 1e6 / flips as f64;
         figures.add(ALONE_CASE, one.kind.name(), "µs CPU/flip", used);
     }
 }

@@ -16,8 +16,7 @@ use crate::wrk::{Measured, Wrk};
 /// Clients, each of which waits for its answer before it asks again.
 const CONNECTIONS: usize = 16;
 
-/// How long there is load without a flip, for comparison: at a pace, and before as many as possible.
-const SHORT: Duration = Duration::from_secs(1);
+/// How long there is load without a flip, for comparison with as many as possible.
 const QUIET: Duration = Duration::from_secs(2);
 
 /// Flips as fast as possible, and how long they may take: whoever has not made all by then, has made
@@ -52,6 +51,14 @@ struct Pace {
     rounds: usize,
     flips: usize,
     rate: f64,
+}
+
+impl Pace {
+    /// How long a round takes. The time without flips is as long: what now and then comes between is in
+    /// the one as often as in the other.
+    fn time(&self) -> Duration {
+        Duration::from_secs_f64(self.flips as f64 / self.rate)
+    }
 }
 
 const PACES: [Pace; 2] = [
@@ -99,7 +106,7 @@ pub fn run(bench: &Bench) {
 fn round(one: &mut Running, pace: &Pace, n: usize, figures: &mut Figures) {
     let name = one.kind.name();
     if n.is_multiple_of(2) {
-        quiet(figures, pace.case, name, one.proxy.port(), SHORT);
+        quiet(figures, pace.case, name, one.proxy.port(), pace.time());
     }
     let flipped = paced(one, pace.flips, pace.rate);
     add(figures, pace.case, name, &flipped);
@@ -114,7 +121,7 @@ fn quiet(figures: &mut Figures, case: &str, name: &str, port: u16, time: Duratio
 /// What the disk takes of the proxy's core, and of its latency, whoever it is that writes.
 fn flushing(bench: &Bench, one: &Running, pace: &Pace, figures: &mut Figures) {
     let file = tempfile::NamedTempFile::new().expect("a folder");
-    quiet(figures, pace.case, DISK_ALONE, one.proxy.port(), SHORT);
+    quiet(figures, pace.case, DISK_ALONE, one.proxy.port(), pace.time());
     let load = Wrk::start(one.proxy.port(), CONNECTIONS, LONG);
     let began = Instant::now();
     bench.cores.as_proxy(|| {

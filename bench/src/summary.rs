@@ -28,7 +28,7 @@ const fn sum(what: &'static str, of: (&'static str, &'static str, &'static str))
     Row { what, of, sum: true }
 }
 
-const ROWS: [Row; 22] = [
+const ROWS: [Row; 21] = [
     median("requests a second ÷ a plain upstream's", ("steady", steady::KEPT, "÷ plain")),
     median("processor time of a request, µs", ("steady", steady::KEPT, "µs CPU/request")),
     median("a flip returns after, ms", ("flip", flip::UNDER_LOAD, "returns, ms")),
@@ -45,7 +45,6 @@ const ROWS: [Row; 22] = [
         "200 flips, 5 a second, all the load there can be: failed",
         ("flips", flips::SLOW, "failed"),
     ),
-    median("p99 meanwhile ÷ without flips", ("flips", flips::SLOW, flips::P99)),
     median(
         "one flip after the other, all the load there can be: flips a second",
         ("flips", flips::MOST, "flips/s"),
