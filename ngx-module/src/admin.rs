@@ -12,7 +12,7 @@ use crate::HttpShuntModule;
 use crate::access::{self, Access};
 use crate::answer::{Answer, send};
 use crate::change::Change;
-use crate::conf::LocConf;
+use crate::conf::{LocConf, MainConf};
 use crate::wrap::{DONE, INTERNAL_SERVER_ERROR, OK, bytes, text};
 use crate::{queue, version, wait, zone};
 
@@ -92,15 +92,14 @@ pub fn reply_at_once(r: &mut ngx_http_request_t, answer: Answer) -> ngx_int_t {
 unsafe extern "C" fn change(r: *mut ngx_http_request_t) {
     // SAFETY: NGINX gives the request whose body it has read.
     let request = unsafe { &mut *r };
-    let change = match call(request) {
-        Ok(call) => body(request).map(|body| Change { call, if_match: if_match(request), body }),
-        Err(answer) => return reply_to_change(request, &answer),
-    };
-    let main = HttpShuntModule::main_conf(request);
-    let main = main.ok_or_else(|| Problem::new(500, "the module has no configuration"));
-    match change.and_then(|change| Ok((change, main?))) {
+    let asked = call(request).and_then(|call| {
+        let body = body(request).map_err(|problem| Answer::from(Err(problem)))?;
+        let main = main_conf(request).map_err(|problem| Answer::from(Err(problem)))?;
+        Ok((Change { call, if_match: if_match(request), body }, main))
+    });
+    match asked {
         Ok((change, main)) => queue::take(request, main, change),
-        Err(problem) => reply_to_change(request, &Err(problem).into()),
+        Err(answer) => reply_to_change(request, &answer),
     }
 }
 
@@ -191,7 +190,10 @@ pub fn with_service<T>(
     r: &ngx_http_request_t,
     f: impl FnOnce(&Service<'_>) -> Result<T, Problem>,
 ) -> Result<T, Problem> {
-    let main = HttpShuntModule::main_conf(r)
-        .ok_or_else(|| Problem::new(500, "the module has no configuration"))?;
-    zone::with_service(main, f)
+    zone::with_service(main_conf(r)?, f)
+}
+
+fn main_conf(r: &ngx_http_request_t) -> Result<&'static MainConf, Problem> {
+    let main = HttpShuntModule::main_conf(r);
+    main.ok_or_else(|| Problem::new(500, "the module has no configuration"))
 }

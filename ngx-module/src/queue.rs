@@ -49,18 +49,18 @@ const STACK: usize = 512 << 10;
 pub struct Queue {
     writer: Option<Writer>,
     running: Option<Running>,
-    waiting: VecDeque<Waiting>,
+    waiting: VecDeque<Asked>,
 }
 
 /// The change that the writer makes.
 struct Running {
-    change: Arc<Change>,
-    caller: Caller,
+    asked: Asked,
     since: ngx_msec_t,
 }
 
-/// A change that waits for its turn.
-struct Waiting {
+/// A change that somebody has asked for.
+#[derive(Clone)]
+struct Asked {
     change: Arc<Change>,
     caller: Caller,
 }
@@ -75,11 +75,11 @@ pub fn take(r: &mut ngx_http_request_t, main: &MainConf, change: Change) {
         let problem = Problem::new(500, "there is no memory for the call");
         return reply_to_change(r, &Err(problem).into());
     };
-    let change = Arc::new(change);
+    let asked = Asked { change: Arc::new(change), caller };
     if !is_free {
-        main.queue.borrow_mut().waiting.push_back(Waiting { change, caller });
-    } else if !start(main, &change, &caller) {
-        make_here(r, main, &change);
+        main.queue.borrow_mut().waiting.push_back(asked);
+    } else if !start(main, &asked) {
+        make_here(r, main, &asked.change);
     }
 }
 
@@ -97,8 +97,8 @@ fn make_here(r: &mut ngx_http_request_t, main: &MainConf, change: &Change) {
 pub fn leave(main: &MainConf) {
     let Queue { writer, running, .. } = main.queue.take();
     let Some(writer) = writer else { return };
-    if let (Some(outcome), Some(Running { change, .. })) = (writer.end(), running) {
-        report(ngx_cycle_log().as_ptr(), &change, &outcome);
+    if let (Some(outcome), Some(Running { asked, .. })) = (writer.end(), running) {
+        report(ngx_cycle_log().as_ptr(), &asked.change, &outcome);
     }
 }
 
@@ -108,33 +108,32 @@ impl Queue {
     }
 
     /// The next one, if none is being made.
-    fn next(&mut self) -> Option<Waiting> {
+    fn next(&mut self) -> Option<Asked> {
         if self.running.is_some() { None } else { self.waiting.pop_front() }
     }
 
     /// The next one, if the one that is being made takes too long.
-    fn next_late(&mut self) -> Option<Waiting> {
+    fn next_late(&mut self) -> Option<Asked> {
         let since = self.running.as_ref()?.since;
         let is_late = now().wrapping_sub(since) >= LIMIT.as_millis() as ngx_msec_t;
         if is_late { self.waiting.pop_front() } else { None }
     }
 
     /// Lets the writer make a change; `false` when there is none.
-    fn start(&mut self, main: &MainConf, change: &Arc<Change>, caller: &Caller) -> bool {
+    fn start(&mut self, main: &MainConf, asked: &Asked) -> bool {
         let Some(writer) = &mut self.writer else { return false };
-        let away = Away { change: change.clone(), main: Conf(ptr::from_ref(main)) };
+        let away = Away { change: asked.change.clone(), main: Conf(ptr::from_ref(main)) };
         if writer.changes.send(away).is_err() {
             self.writer = None;
             return false;
         }
         writer.pipe.start_timer();
-        let (change, caller) = (change.clone(), caller.clone());
-        self.running = Some(Running { change, caller, since: now() });
+        self.running = Some(Running { asked: asked.clone(), since: now() });
         true
     }
 
     /// The change that the writer has made, and what has come of it.
-    fn made(&mut self) -> Option<(Running, Outcome)> {
+    fn made(&mut self) -> Option<(Asked, Outcome)> {
         let writer = self.writer.as_mut()?;
         let outcome = match writer.outcome() {
             Ok(outcome) => outcome,
@@ -144,7 +143,7 @@ impl Queue {
                 Err(Problem::new(500, "the change was broken off, see whether it was made"))
             }
         };
-        Some((self.running.take()?, outcome))
+        Some((self.running.take()?.asked, outcome))
     }
 }
 
@@ -153,24 +152,24 @@ fn go_on(main: &MainConf) {
     loop {
         // Nothing is borrowed while a call is answered: the next one may come with it.
         let next = main.queue.borrow_mut().next();
-        let Some(Waiting { change, caller }) = next else { return };
-        if change.needs_disk(main) && start(main, &change, &caller) {
+        let Some(asked) = next else { return };
+        if asked.change.needs_disk(main) && start(main, &asked) {
             return;
         }
         // What the system has no thread for is made all the same.
-        let outcome = change.make(main);
-        caller.answer(&change, outcome);
+        let outcome = asked.change.make(main);
+        asked.answer(outcome);
     }
 }
 
 /// Lets the writer make a change; `false` when the system gives no thread, or no connection, for one.
-fn start(main: &MainConf, change: &Arc<Change>, caller: &Caller) -> bool {
+fn start(main: &MainConf, asked: &Asked) -> bool {
     if main.queue.borrow().writer.is_none() {
         // Nothing is borrowed here either: for a connection, NGINX may have others close.
         let Ok(writer) = Writer::start(main) else { return false };
         main.queue.borrow_mut().writer = Some(writer);
     }
-    main.queue.borrow_mut().start(main, change, caller)
+    main.queue.borrow_mut().start(main, asked)
 }
 
 /// The thread that makes changes.
@@ -260,8 +259,8 @@ unsafe extern "C" fn look(event: *mut ngx_event_t) {
         return refuse_late(main);
     }
     let made = main.queue.borrow_mut().made();
-    if let Some((Running { change, caller, .. }, outcome)) = made {
-        caller.answer(&change, outcome);
+    if let Some((asked, outcome)) = made {
+        asked.answer(outcome);
         go_on(main);
     }
 }
@@ -270,8 +269,8 @@ unsafe extern "C" fn look(event: *mut ngx_event_t) {
 fn refuse_late(main: &MainConf) {
     loop {
         let late = main.queue.borrow_mut().next_late();
-        let Some(Waiting { change, caller }) = late else { return };
-        caller.answer(&change, Err(Problem::new(503, BUSY)));
+        let Some(asked) = late else { return };
+        asked.answer(Err(Problem::new(503, BUSY)));
     }
 }
 
@@ -361,18 +360,20 @@ impl Caller {
         keep(r.pool, Presence(request.clone()))?;
         Some(Self(request))
     }
+}
 
+impl Asked {
     /// Only in an event's handler: the request may end here.
-    fn answer(&self, change: &Change, outcome: Outcome) {
-        let Some(mut request) = self.0.get() else {
-            return report(ngx_cycle_log().as_ptr(), change, &outcome);
+    fn answer(&self, outcome: Outcome) {
+        let Some(mut request) = self.caller.0.get() else {
+            return report(ngx_cycle_log().as_ptr(), &self.change, &outcome);
         };
         // SAFETY: the request lives as long as its presence. A connection outlives its requests, and is
         // told that it is gone.
         unsafe {
             let r = request.as_mut();
             let connection = r.connection;
-            report((*connection).log, change, &outcome);
+            report((*connection).log, &self.change, &outcome);
             reply_to_change(r, &outcome.into());
             ngx_http_run_posted_requests(connection);
         }
