@@ -13,11 +13,7 @@ use shunt_tests::backend::Backend;
 use shunt_tests::build::Build;
 use shunt_tests::client::Connection;
 use shunt_tests::nginx::{Nginx, STANDARD, Setup};
-
-fn active(nginx: &Nginx) -> (u32, String) {
-    let state = nginx.admin().state("web");
-    (state.generation, state.active.unwrap().to_string())
-}
+use shunt_tests::scenario::active;
 
 /// A disk that can be filled.
 enum Disk {

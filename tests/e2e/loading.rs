@@ -8,6 +8,7 @@ use shunt_tests::backend::Backend;
 use shunt_tests::build::Build;
 use shunt_tests::nginx::{Nginx, Setup};
 use shunt_tests::process::{children, signal};
+use shunt_tests::scenario::active;
 use shunt_tests::until;
 
 /// The same servers without the module.
@@ -21,11 +22,6 @@ fn plain(a: &Backend) -> String {
 
 fn switchable(a: &Backend, b: &Backend) -> String {
     Setup::standard(&format!("upstream web {{ shunt;\n{}{} }}", a.lines(), b.lines())).http
-}
-
-fn active(nginx: &Nginx) -> (u32, String) {
-    let state = nginx.admin().state("web");
-    (state.generation, state.active.unwrap().to_string())
 }
 
 fn released(nginx: &Nginx) -> String {

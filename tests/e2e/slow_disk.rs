@@ -11,6 +11,7 @@ use shunt_tests::build::Build;
 use shunt_tests::client::{Connection, Response};
 use shunt_tests::nginx::{Nginx, STANDARD, Setup};
 use shunt_tests::process::{is_running, other_threads, signal};
+use shunt_tests::scenario::active;
 use shunt_tests::until;
 use tempfile::TempDir;
 
@@ -96,11 +97,13 @@ impl Site {
         connection
     }
 
-    /// The generation and the active release.
+    /// Stops the disk in the middle of a switch of `web`.
     #[track_caller]
-    fn active(&self) -> (u32, String) {
-        let state = self.nginx.admin().state("web");
-        (state.generation, state.active.unwrap().to_string())
+    fn stop_in_a_switch_to(&self, release: &str) -> Connection {
+        self.disk.stop();
+        let connection = self.ask_for("web", release);
+        self.disk.until_it_is_waited_for();
+        connection
     }
 
     #[track_caller]
@@ -124,12 +127,10 @@ fn generation(response: &Response) -> u32 {
 
 fn the_worker_that_writes_a_change_goes_on_serving(build: &Build) {
     let site = Site::start(build);
-    site.disk.stop();
-    let mut first = site.ask_for("web", "b");
-    site.disk.until_it_is_waited_for();
+    let mut first = site.stop_in_a_switch_to("b");
     for _ in 0..20 {
         assert_eq!(site.served(), "a", "nothing has happened yet (P6)");
-        assert_eq!(site.active(), (1, "a".to_owned()));
+        assert_eq!(active(&site.nginx), (1, "a".to_owned()));
     }
     site.disk.go_on();
     assert_eq!(generation(&first.receive().unwrap()), 2);
@@ -140,9 +141,7 @@ fn the_worker_that_writes_a_change_goes_on_serving(build: &Build) {
 fn changes_are_made_in_the_order_in_which_they_came(build: &Build) {
     let site = Site::start(build);
     for round in 0..20 {
-        site.disk.stop();
-        let mut first = site.ask_for("web", "b");
-        site.disk.until_it_is_waited_for();
+        let mut first = site.stop_in_a_switch_to("b");
         // The last one has no state file, but waits for its turn, too.
         let mut others = [
             site.ask_for("web", "a"),
@@ -160,7 +159,7 @@ fn changes_are_made_in_the_order_in_which_they_came(build: &Build) {
         assert_eq!(generation(&answers[2]), before + 3);
         assert_eq!(generation(&answers[3]), before + 4);
         assert_eq!(generation(&answers[4]), round + 2);
-        assert_eq!(site.active(), (before + 4, "a".to_owned()));
+        assert_eq!(active(&site.nginx), (before + 4, "a".to_owned()));
     }
     assert_eq!(other_threads(site.nginx.workers()[0]).len(), 1, "one thread makes all of them");
     assert_eq!(site.nginx.complaints(), [] as [String; 0]);
@@ -168,9 +167,7 @@ fn changes_are_made_in_the_order_in_which_they_came(build: &Build) {
 
 fn whoever_waits_for_a_disk_that_hangs_is_told(build: &Build) {
     let site = Site::start(build);
-    site.disk.stop();
-    let mut first = site.ask_for("web", "b");
-    site.disk.until_it_is_waited_for();
+    let mut first = site.stop_in_a_switch_to("b");
     let mut others = [site.ask_for("web", "a"), site.ask_for("other", "b")];
     for other in &mut others {
         let answer = other.receive().unwrap();
@@ -181,7 +178,7 @@ fn whoever_waits_for_a_disk_that_hangs_is_told(build: &Build) {
     assert_eq!(site.served(), "a");
     site.disk.go_on();
     assert_eq!(generation(&first.receive().unwrap()), 2, "it is made all the same");
-    assert_eq!(site.active(), (2, "b".to_owned()));
+    assert_eq!(active(&site.nginx), (2, "b".to_owned()));
     assert_eq!(site.nginx.admin().state("other").generation, 1);
     site.nginx.admin().switch("other", "b", None).unwrap();
     assert_eq!(site.nginx.complaints(), [] as [String; 0]);
@@ -189,9 +186,7 @@ fn whoever_waits_for_a_disk_that_hangs_is_told(build: &Build) {
 
 fn a_caller_that_leaves_takes_nothing_with_it(build: &Build) {
     let site = Site::start(build);
-    site.disk.stop();
-    drop(site.ask_for("web", "b"));
-    site.disk.until_it_is_waited_for();
+    drop(site.stop_in_a_switch_to("b"));
     drop(site.ask_for("web", "a"));
     let mut last = site.ask_for("web", "b");
     assert_eq!(site.served(), "a");
@@ -203,9 +198,7 @@ fn a_caller_that_leaves_takes_nothing_with_it(build: &Build) {
 fn p6_a_worker_that_is_killed_while_it_writes_has_changed_nothing(build: &Build) {
     let site = Site::start(build);
     for round in 0..5 {
-        site.disk.stop();
-        let mut first = site.ask_for("web", "b");
-        site.disk.until_it_is_waited_for();
+        let mut first = site.stop_in_a_switch_to("b");
         let killed = site.nginx.workers();
         signal(killed[0], Signal::KILL);
         assert!(first.receive().is_err(), "nobody answers");
@@ -214,7 +207,7 @@ fn p6_a_worker_that_is_killed_while_it_writes_has_changed_nothing(build: &Build)
             (workers.len() == 1 && workers != killed).then_some(())
         });
         site.disk.go_on();
-        assert_eq!(site.active(), (1 + 2 * round, "a".to_owned()), "P4: no lock is left");
+        assert_eq!(active(&site.nginx), (1 + 2 * round, "a".to_owned()), "P4: no lock is left");
         assert_eq!(site.served(), "a");
         site.nginx.admin().switch("web", "b", None).unwrap();
         site.nginx.admin().switch("web", "a", None).unwrap();
@@ -224,21 +217,17 @@ fn p6_a_worker_that_is_killed_while_it_writes_has_changed_nothing(build: &Build)
 fn a_reload_and_a_quit_wait_for_the_change(build: &Build) {
     let mut site = Site::start(build);
     let old = site.nginx.workers()[0];
-    site.disk.stop();
-    let mut first = site.ask_for("web", "b");
-    site.disk.until_it_is_waited_for();
+    let mut first = site.stop_in_a_switch_to("b");
     // The master waits for the zone's lock before it starts workers.
     signal(site.nginx.master(), Signal::HUP);
     until("a reload", || site.nginx.log().contains("reconfiguring").then_some(()));
-    assert_eq!(site.active(), (1, "a".to_owned()));
+    assert_eq!(active(&site.nginx), (1, "a".to_owned()));
     site.disk.go_on();
     assert_eq!(generation(&first.receive().unwrap()), 2);
     until("the old worker ends", || (!is_running(old)).then_some(()));
-    assert_eq!(site.active(), (2, "b".to_owned()));
+    assert_eq!(active(&site.nginx), (2, "b".to_owned()));
     let worker = until("a new worker", || site.nginx.workers().first().copied());
-    site.disk.stop();
-    let mut second = site.ask_for("web", "a");
-    site.disk.until_it_is_waited_for();
+    let mut second = site.stop_in_a_switch_to("a");
     signal(site.nginx.master(), Signal::QUIT);
     until("the worker shuts down", || site.nginx.workers().is_empty().then_some(()));
     assert!(is_running(worker), "it has something to finish");
@@ -248,14 +237,12 @@ fn a_reload_and_a_quit_wait_for_the_change(build: &Build) {
     site.nginx.quit();
     assert_eq!(site.nginx.complaints(), [] as [String; 0]);
     site.nginx.run();
-    assert_eq!(site.active(), (3, "a".to_owned()));
+    assert_eq!(active(&site.nginx), (3, "a".to_owned()));
 }
 
 fn a_worker_that_is_terminated_finishes_what_it_writes(build: &Build) {
     let site = Site::start(build);
-    site.disk.stop();
-    let mut first = site.ask_for("web", "b");
-    site.disk.until_it_is_waited_for();
+    let mut first = site.stop_in_a_switch_to("b");
     // The master would give it a second and a half.
     let worker = site.nginx.workers()[0];
     signal(worker, Signal::TERM);
@@ -264,7 +251,7 @@ fn a_worker_that_is_terminated_finishes_what_it_writes(build: &Build) {
     site.disk.go_on();
     assert!(first.receive().is_err(), "it ends at once");
     until("another worker", || site.nginx.workers().first().filter(|w| **w != worker).copied());
-    assert_eq!(site.active(), (2, "b".to_owned()));
+    assert_eq!(active(&site.nginx), (2, "b".to_owned()));
     assert_eq!(site.nginx.complaints(), [] as [String; 0]);
 }
 
@@ -274,9 +261,7 @@ fn a_worker_whose_time_to_shut_down_is_over_finishes_what_it_writes(build: &Buil
     let main = format!("{} worker_shutdown_timeout 50ms;", site.nginx.main());
     site.nginx.set_main(&main);
     site.nginx.run();
-    site.disk.stop();
-    let mut first = site.ask_for("web", "b");
-    site.disk.until_it_is_waited_for();
+    let mut first = site.stop_in_a_switch_to("b");
     let worker = site.nginx.workers()[0];
     signal(site.nginx.master(), Signal::QUIT);
     assert!(first.receive().is_err(), "its connections are closed then");
@@ -285,7 +270,7 @@ fn a_worker_whose_time_to_shut_down_is_over_finishes_what_it_writes(build: &Buil
     site.nginx.quit();
     assert_eq!(site.nginx.complaints(), [] as [String; 0]);
     site.nginx.run();
-    assert_eq!(site.active(), (2, "b".to_owned()));
+    assert_eq!(active(&site.nginx), (2, "b".to_owned()));
 }
 
 /// Few connections, all of which are in use, and the one of a caller who has sent the first line of a
@@ -316,7 +301,7 @@ fn without_a_connection_left_a_change_is_made_all_the_same(build: &Build) {
     let worker = site.nginx.workers()[0];
     assert_eq!(other_threads(worker), [] as [u32; 0], "no thread has made it");
     drop((begun, caller));
-    assert_eq!(site.active(), (2, "b".to_owned()));
+    assert_eq!(active(&site.nginx), (2, "b".to_owned()));
 }
 
 fn without_a_connection_left_a_caller_may_leave_too(build: &Build) {
@@ -329,7 +314,7 @@ fn without_a_connection_left_a_caller_may_leave_too(build: &Build) {
     drop(caller);
     signal(worker, Signal::CONT);
     drop(begun);
-    until("the change is made", || (site.active() == (2, "b".to_owned())).then_some(()));
+    until("the change is made", || (active(&site.nginx) == (2, "b".to_owned())).then_some(()));
     let wrong = |line: &String| !line.contains("worker_connections are not enough");
     assert_eq!(site.nginx.complaints().into_iter().find(wrong), None);
     assert_eq!(site.nginx.workers(), [worker]);

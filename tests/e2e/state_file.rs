@@ -12,6 +12,7 @@ use shunt_tests::admin::problem;
 use shunt_tests::backend::Backend;
 use shunt_tests::build::Build;
 use shunt_tests::nginx::{Nginx, Setup};
+use shunt_tests::scenario::active;
 use shunt_tests::until;
 
 /// Releases `a` and `b` are configured; nothing runs yet.
@@ -19,11 +20,6 @@ fn prepare(build: &Build) -> (Nginx, [Backend; 2]) {
     let [a, b] = ["a", "b"].map(|release| Backend::start(release, 1));
     let upstream = format!("upstream web {{ shunt;\n{}{} }}", a.lines(), b.lines());
     (Nginx::prepare(build, Setup::standard(&upstream)), [a, b])
-}
-
-fn active(nginx: &Nginx) -> (u32, String) {
-    let state = nginx.admin().state("web");
-    (state.generation, state.active.unwrap().to_string())
 }
 
 /// It serves what the configuration says, can be switched, and keeps that over a restart.

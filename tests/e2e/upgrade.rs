@@ -11,6 +11,7 @@ use shunt_tests::client::{Connection, Response};
 use shunt_tests::load::{Load, failures};
 use shunt_tests::nginx::{Nginx, Setup};
 use shunt_tests::process::{is_running, signal};
+use shunt_tests::scenario::active;
 use shunt_tests::until;
 
 /// Releases `a` and `b` are configured, `c` is the API's and active; NGINX is in the background.
@@ -26,11 +27,6 @@ fn start(build: &Build, state: bool) -> (Nginx, [Backend; 3]) {
     assert_eq!(nginx.admin().put("web", "c", &backends[2].addresses).status, 201);
     nginx.admin().switch("web", "c", None).unwrap();
     (nginx, backends)
-}
-
-fn active(nginx: &Nginx) -> (u32, String) {
-    let state = nginx.admin().state("web");
-    (state.generation, state.active.unwrap().to_string())
 }
 
 /// Every change is refused, whichever master gets it, and says why.

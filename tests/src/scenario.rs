@@ -56,6 +56,18 @@ pub fn nothing_in_flight(nginx: &Nginx, upstream: &str) -> Upstream {
     })
 }
 
+/// The generation of the upstream `web`, and its active release.
+///
+/// # Panics
+///
+/// When none is active.
+#[must_use]
+#[track_caller]
+pub fn active(nginx: &Nginx) -> (u32, String) {
+    let state = nginx.admin().state("web");
+    (state.generation, state.active.expect("an active release").to_string())
+}
+
 /// The releases of an upstream, and how many requests each was given.
 #[must_use]
 #[track_caller]
