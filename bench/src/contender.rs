@@ -47,9 +47,8 @@ pub fn versions() -> String {
     let nginx = Some(("NGINX", Build::debian().version));
     let haproxy = said("haproxy", "-v").map(|version| ("HAProxy", version));
     let caddy = said("caddy", "version").map(|version| ("Caddy", version));
-    let commit = ["git", "rev-parse", "--short", "HEAD"];
-    let shunt = Command::new(commit[0]).args(&commit[1..]).output().ok();
-    let shunt = shunt.filter(|output| output.status.success());
+    let commit = Command::new("git").args(["rev-parse", "--short", "HEAD"]).output();
+    let shunt = commit.ok().filter(|output| output.status.success());
     let shunt = shunt.map(|o| ("Shunt", String::from_utf8_lossy(&o.stdout).trim().to_owned()));
     let all = [shunt, nginx, haproxy, caddy].into_iter().flatten();
     all.map(|(name, version)| format!("{name} {version}")).collect::<Vec<_>>().join(", ")

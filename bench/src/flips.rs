@@ -123,12 +123,10 @@ fn flushing(bench: &Bench, one: &Running, pace: &Pace, figures: &mut Figures) {
     let file = tempfile::NamedTempFile::new().expect("a folder");
     quiet(figures, pace.case, DISK_ALONE, one.proxy.port(), pace.time());
     let load = Wrk::start(one.proxy.port(), CONNECTIONS, LONG);
-    let began = Instant::now();
     bench.cores.as_proxy(|| {
-        for n in 0..pace.flips {
-            sleep_until(began + Duration::from_secs_f64((n + 1) as f64 / pace.rate));
+        on_beat(pace.flips, pace.rate, |_| {
             flush_line(file.as_file()).expect("a disk with room");
-        }
+        });
     });
     let measured = load.stop();
     figures.add(pace.case, DISK_ALONE, RATE, measured.rate());
@@ -164,15 +162,34 @@ pub struct Flipped {
 /// So many flips on a beat, under load.
 pub fn paced(one: &mut Running, flips: usize, pace: f64) -> Flipped {
     let load = Wrk::start(one.proxy.port(), CONNECTIONS, LONG);
-    let began = Instant::now();
-    for n in 0..flips {
-        sleep_until(began + Duration::from_secs_f64((n + 1) as f64 / pace));
-        one.flip(release(n));
-    }
-    let seconds = began.elapsed().as_secs_f64();
+    let seconds = on_beat(flips, pace, |n| one.flip(release(n)));
     let measured = load.stop();
     arrived(one, release(flips - 1));
     Flipped { flips, seconds, measured }
+}
+
+/// Does something so many times, so many a second; tells how many seconds that took.
+fn on_beat(times: usize, rate: f64, mut f: impl FnMut(usize)) -> f64 {
+    let began = Instant::now();
+    for n in 0..times {
+        sleep_until(began + Duration::from_secs_f64((n + 1) as f64 / rate));
+        f(n);
+    }
+    began.elapsed().as_secs_f64()
+}
+
+/// How many processes one has, and their memory in bytes.
+pub fn footprint(one: &Running) -> (usize, u64) {
+    let pids = one.proxy.pids();
+    (pids.len(), memory(&pids))
+}
+
+/// Adds what there was before flips, and what after them.
+pub fn add_footprints(figures: &mut Figures, case: &str, name: &str, both: [(usize, u64); 2]) {
+    for (n, (processes, memory)) in both.into_iter().enumerate() {
+        figures.add(case, name, PROCESSES[n], processes as f64);
+        figures.add(case, name, MEMORY[n], memory as f64 / 1e6);
+    }
 }
 
 /// The last flip has come true.
@@ -198,7 +215,7 @@ fn add(figures: &mut Figures, case: &str, name: &str, flipped: &Flipped) {
 fn many(one: &mut Running, figures: &mut Figures) {
     let (case, name) = (MOST, one.kind.name());
     quiet(figures, case, name, one.proxy.port(), QUIET);
-    let before = (one.proxy.pids().len(), memory(&one.proxy.pids()));
+    let before = footprint(one);
     let load = Wrk::start(one.proxy.port(), CONNECTIONS, LONG);
     let began = Instant::now();
     let mut flips = 0;
@@ -210,10 +227,7 @@ fn many(one: &mut Running, figures: &mut Figures) {
     let seconds = began.elapsed().as_secs_f64();
     let measured = load.stop();
     arrived(one, release(flips - 1));
-    let after = (one.proxy.pids().len(), memory(&one.proxy.pids()));
+    let after = footprint(one);
     add(figures, case, name, &Flipped { flips, seconds, measured });
-    for (n, (processes, memory)) in [before, after].into_iter().enumerate() {
-        figures.add(case, name, PROCESSES[n], processes as f64);
-        figures.add(case, name, MEMORY[n], memory as f64 / 1e6);
-    }
+    add_footprints(figures, case, name, [before, after]);
 }

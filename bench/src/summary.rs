@@ -60,7 +60,7 @@ const ROWS: [Row; 21] = [
         "200 flips, 200 WebSockets open: broken ones",
         ("websockets", websockets::CASE, "broken WebSockets"),
     ),
-    median("processes afterwards", ("websockets", websockets::CASE, "processes after")),
+    median("processes afterwards", ("websockets", websockets::CASE, flips::PROCESSES[1])),
     sum("the new release is dead: failed requests in 2 s", ("faults", faults::DEAD, "failed")),
     median("the longest answer then, ms", ("faults", faults::DEAD, "longest, ms")),
     sum("it dies 1 s after the flip: failed requests in 1 s", ("faults", faults::DYING, "failed")),

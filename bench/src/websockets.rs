@@ -3,8 +3,7 @@
 use shunt_tests::client::Connection;
 
 use crate::bench::{Bench, Running};
-use crate::flips::{Flipped, paced};
-use crate::machine::memory;
+use crate::flips::{Flipped, add_footprints, footprint, paced};
 use crate::results::Figures;
 
 /// How many are open.
@@ -41,20 +40,16 @@ fn measure(one: &mut Running, figures: &mut Figures) {
     let name = one.kind.name();
     let mut streams: Vec<Connection> = (0..STREAMS).map(|_| open(one)).collect();
     assert!(streams.iter_mut().all(echoes), "{name}: a WebSocket does not echo");
-    let before = (one.proxy.pids().len(), memory(&one.proxy.pids()));
+    let before = footprint(one);
     let Flipped { measured, flips, .. } = paced(one, FLIPS, PACE);
-    let pids = one.proxy.pids();
-    let after = (pids.len(), memory(&pids));
+    let after = footprint(one);
     let broken = streams.iter_mut().filter_map(|stream| (!echoes(stream)).then_some(())).count();
     figures.add(case, name, "flips", flips as f64);
     figures.add(case, name, "broken WebSockets", broken as f64);
     figures.add(case, name, "failed requests", measured.failures);
     figures.add(case, name, "requests/s", measured.rate());
     figures.add(case, name, "p99, ms", measured.p99);
-    figures.add(case, name, "processes before", before.0 as f64);
-    figures.add(case, name, "processes after", after.0 as f64);
-    figures.add(case, name, "MB before", before.1 as f64 / 1e6);
-    figures.add(case, name, "MB after", after.1 as f64 / 1e6);
+    add_footprints(figures, case, name, [before, after]);
 }
 
 fn open(one: &Running) -> Connection {
